@@ -1,0 +1,70 @@
+# Two commands on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+BUNDLE ?= policies/metaworld-six
+EPISODES ?= 20
+TASKS ?=
+
+.PHONY: help demo test lint types pytest format proto proto-breaking bench evaluate policy clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+demo: $(VENV)/.demo ## install (no torch), serve the shipped policy, play MetaWorld against it over gRPC
+	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --tasks "$(TASKS)" --episodes $(EPISODES) --metrics
+
+test: lint types pytest ## lint, types, tests
+
+lint: $(VENV)/.dev ## ruff and buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd proto && ../$(BIN)/buf lint
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy client server training proto/chunkcast tests benchmarks
+
+pytest: $(VENV)/.dev ## tests alone; ARGS are passed on
+	$(BIN)/pytest $(ARGS)
+
+format: $(VENV)/.dev ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.dev ## regenerate the stubs from policy.proto
+	$(BIN)/python proto/generate.py
+
+proto-breaking: $(VENV)/.dev ## compare the contract with the main branch's
+	cd proto && ../$(BIN)/buf breaking --against '../.git#branch=main,subdir=proto'
+
+bench: $(VENV)/.dev ## chunk time over gRPC beside a bare session.run, in one run
+	$(BIN)/python benchmarks/one_stream.py --bundle $(BUNDLE) --json docs/results/one-stream.json
+
+evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
+	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
+
+policy: $(VENV)/.dev ## collect, train and export the shipped policy anew, into data/, runs/ and bundles/
+	$(BIN)/chunkcast-collect --out data/six
+	$(BIN)/chunkcast-train --data data/six --out runs/six
+	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six
+
+clean: ## remove what these commands made
+	rm -rf $(VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the server and the simulation into $(VENV) (no torch) ..."
+	$(INSTALL) -e '.[server,sim]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing everything into $(VENV) ..."
+	$(INSTALL) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,36 @@
+"""The robot's side of chunkcast: three dependencies (grpcio, protobuf, numpy), none of them heavy.
+
+>>> from chunkcast.client import ChunkPlayer, PolicyClient
+"""
+
+from chunkcast.client.action_stream import ActionChunk, ActionStream, Observation
+from chunkcast.client.chunk_player import ChunkPlayer, EpisodeSummary
+from chunkcast.client.errors import (
+    ChunkcastError,
+    ChunkTimeout,
+    ObservationError,
+    PolicyNotFound,
+    PolicyUnavailable,
+    RobotMismatch,
+    UnsafeAction,
+)
+from chunkcast.client.policy_client import PolicyClient
+from chunkcast.client.robot import Robot, check_observation
+
+__all__ = [
+    "ActionChunk",
+    "ActionStream",
+    "ChunkPlayer",
+    "ChunkTimeout",
+    "ChunkcastError",
+    "EpisodeSummary",
+    "Observation",
+    "ObservationError",
+    "PolicyClient",
+    "PolicyNotFound",
+    "PolicyUnavailable",
+    "Robot",
+    "RobotMismatch",
+    "UnsafeAction",
+    "check_observation",
+]

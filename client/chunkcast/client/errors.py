@@ -1,0 +1,52 @@
+"""What a robot's program can catch.
+
+::
+
+    ChunkcastError
+     ├── PolicyUnavailable     the server cannot be reached, is not ready, or went away
+     ├── ChunkTimeout          no answer within the time given
+     ├── PolicyNotFound        the server does not serve this policy
+     ├── ObservationError      the server refused one observation; the stream goes on
+     ├── UnsafeAction          the policy's answer was not finite or out of bounds; nothing was sent
+     └── RobotMismatch         the robot's observations or actions are not those of the policy
+"""
+
+from __future__ import annotations
+
+from chunkcast.v1 import policy_pb2 as pb
+
+
+class ChunkcastError(Exception):
+    """Base of everything that this package raises."""
+
+
+class PolicyUnavailable(ChunkcastError):
+    """The server cannot be reached, is not ready, or went away. Hold or stop the robot, then connect again."""
+
+
+class ChunkTimeout(ChunkcastError):
+    """No answer within the time given. Hold or stop the robot."""
+
+
+class PolicyNotFound(ChunkcastError):
+    """The server does not serve this policy; the message names those it serves."""
+
+
+class ObservationError(ChunkcastError):
+    """The server refused one observation and says why; the stream goes on.
+
+    Attributes:
+        code: a ``chunkcast.v1.policy_pb2.ErrorCode``.
+    """
+
+    def __init__(self, code: pb.ErrorCode.ValueType, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class UnsafeAction(ObservationError):
+    """The policy's own answer was not finite or out of bounds; the server sent no action. Hold or stop the robot."""
+
+
+class RobotMismatch(ChunkcastError):
+    """The robot's observations or actions are not those of the policy."""

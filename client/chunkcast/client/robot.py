@@ -1,0 +1,44 @@
+"""What a robot is to chunkcast, and whether it fits a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkcast.client.errors import RobotMismatch
+from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.tensors import DTYPES
+
+
+class Robot(Protocol):
+    """Anything that can be observed, moved and stopped."""
+
+    def observe(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What the sensors say now: one array for each of the policy's observation entries, in physical units."""
+
+    def act(self, action: npt.NDArray[np.float32]) -> None:
+        """Execute one action, float32 ``[action size]`` in physical units, for one control tick."""
+
+    def safe_stop(self) -> None:
+        """Come to a safe standstill. Called when the policy cannot be trusted to answer; must not raise."""
+
+
+def check_observation(spec: pb.PolicySpec, observation: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Compare a robot's observation with what the policy expects.
+
+    Raises:
+        RobotMismatch: a key, dtype or shape differs; the message names the first difference.
+    """
+    expected = {entry.key: (DTYPES[entry.dtype], tuple(entry.shape)) for entry in spec.observations}
+    if observation.keys() != expected.keys():
+        raise RobotMismatch(f"the robot observes {sorted(observation)}, policy {spec.name} expects {sorted(expected)}")
+    for key, (dtype, shape) in expected.items():
+        array = observation[key]
+        if array.dtype != dtype or array.shape != shape:
+            raise RobotMismatch(
+                f"the robot's {key} is {array.dtype} {list(array.shape)}, policy {spec.name} expects {dtype} "
+                f"{list(shape)}"
+            )

@@ -1,0 +1,1 @@
+"""MetaWorld as robots of a policy server: ``chunkcast-sim`` measures success through it."""

@@ -1,0 +1,89 @@
+"""Many episodes in parallel worker processes, and what they amount to."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from chunkcast.client import PolicyUnavailable
+from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
+
+CONFIDENCE = 0.95
+PERCENTILES = (50, 90, 99)
+
+
+def play_all(
+    jobs: Sequence[EpisodeJob],
+    *,
+    target: str,
+    policy: str,
+    execute_steps: int | None,
+    workers: int,
+    on_episode: Callable[[EpisodeResult], None],
+) -> list[EpisodeResult]:
+    """Play every job; results in the jobs' order.
+
+    Args:
+        on_episode: called as each is done.
+
+    Raises:
+        ChunkcastError: a worker lost the server, or the server refused it; the rest is cancelled.
+    """
+    # spawn: gRPC's threads do not survive a fork.
+    executor = ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(target, policy, execute_steps),
+    )
+    try:
+        futures = [executor.submit(play_episode, job) for job in jobs]
+        for future in as_completed(futures):
+            on_episode(future.result())
+        return [future.result() for future in futures]
+    except BrokenProcessPool:
+        raise PolicyUnavailable(f"a worker could not start against {target}; its message stands above") from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Success with Wilson intervals, steps and latency; the JSON's main part."""
+    import numpy as np
+
+    def latency(seconds: list[float]) -> dict[str, float]:
+        values = np.percentile(np.array(seconds) * 1e3, PERCENTILES)
+        return {f"p{p}": round(float(v), 4) for p, v in zip(PERCENTILES, values, strict=True)}
+
+    tasks: dict[str, Any] = {}
+    for task in dict.fromkeys(result.task for result in results):
+        of_task = [result for result in results if result.task == task]
+        solved = [result for result in of_task if result.success]
+        tasks[task] = {
+            **_success(len(solved), len(of_task)),
+            "mean_steps_of_successes": round(float(np.mean([r.steps for r in solved])), 1) if solved else None,
+            "failed_seeds": [result.seed for result in of_task if not result.success],
+        }
+    overall = _success(sum(result.success for result in results), len(results))
+    return {
+        **overall,
+        "tasks": tasks,
+        "chunks": sum(len(result.chunk_seconds) for result in results),
+        "chunk_latency_ms": latency([second for result in results for second in result.chunk_seconds]),
+        "inference_ms": latency([second for result in results for second in result.inference_seconds]),
+    }
+
+
+def _success(successes: int, episodes: int) -> dict[str, Any]:
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
+    return {
+        "success_rate": round(successes / episodes, 4),
+        "episodes": episodes,
+        "successes": successes,
+        "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
+    }

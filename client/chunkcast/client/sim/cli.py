@@ -1,0 +1,200 @@
+"""``chunkcast-sim``: success measured through the server, on MetaWorld."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chunkcast.v1 import policy_pb2 as pb
+
+EVALUATION_SEED = 1_000_000
+"""Far from any seed that demonstrations take from 0 on, and from those that choices are made on (500,000)."""
+
+
+@dataclass(frozen=True)
+class SimConfig:
+    """Play MetaWorld episodes against a policy server, in parallel processes; print and record success and latency."""
+
+    server: str | None = None
+    """HOST:PORT of a running server."""
+    bundle: Path | None = None
+    """Or a bundle: a private server is started for it and stopped afterwards."""
+    policy: str = ""
+    """Policy name, where the server has several."""
+    tasks: str = ""
+    """MetaWorld tasks, separated by commas; by default every task that the policy knows."""
+    episodes: int = 20
+    """Episodes of each task."""
+    seed: int = EVALUATION_SEED
+    """First episode seed; further episodes take the following ones. Seeds of demonstrations are warned of."""
+    execute_steps: int | None = None
+    """Actions of a chunk to execute before the next one; by default what the policy advises."""
+    workers: int = os.cpu_count() or 1
+    """Parallel processes, each a robot with its own stream."""
+    json: Path | None = None
+    """File for everything measured."""
+    video: Path | None = None
+    """Folder for an MP4 of each task's first episodes."""
+    video_episodes: int = 1
+    """Episodes of each task to film."""
+    metrics: bool = False
+    """Also print some of the private server's Prometheus metrics."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be played."""
+        if (self.server is None) == (self.bundle is None):
+            raise ValueError("give either --server HOST:PORT or --bundle DIR")
+        if self.metrics and self.bundle is None:
+            raise ValueError("--metrics goes with --bundle; a running server has its own page")
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+
+
+def main() -> None:
+    """Console script: exit code 0 when every episode was played, 1 if the server failed, 2 on bad input."""
+    import tyro
+
+    try:
+        _run(tyro.cli(SimConfig))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _run(config: SimConfig) -> None:
+    from chunkcast.client import ChunkcastError
+    from chunkcast.client.sim.private_server import private_server
+
+    try:
+        if config.video:
+            from chunkcast.client.sim.video import choose_gl
+
+            choose_gl()
+        if config.bundle:
+            with private_server(config.bundle) as server:
+                sim_command(config, server.address)
+                if config.metrics:
+                    from chunkcast.client.sim.report import print_metrics
+
+                    print_metrics(server.metrics_address)
+        else:
+            assert config.server is not None
+            sim_command(config, config.server)
+    except ChunkcastError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def sim_command(config: SimConfig, target: str) -> None:
+    """Play, print the table, write the JSON.
+
+    Raises:
+        ValueError: a task is unknown to the policy.
+        ChunkcastError: the server cannot be used.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from chunkcast.client import PolicyClient
+    from chunkcast.client.sim.benchmark import play_all, summarize
+    from chunkcast.client.sim.episode import CONNECT_SECONDS, EpisodeResult
+    from chunkcast.client.sim.report import print_report
+
+    with PolicyClient(target) as client:
+        client.wait_until_ready(CONNECT_SECONDS)
+        spec = client.get_policy(config.policy)
+    jobs = _jobs(config, spec)
+    seeds_seen = _warn_of_seen_seeds(config, spec)
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("playing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[solved]} solved"),
+        TimeRemainingColumn(),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(jobs), solved=0)
+        solved = 0
+
+        def on_episode(result: EpisodeResult) -> None:
+            nonlocal solved
+            solved += result.success
+            progress.update(bar, advance=1, solved=solved)
+
+        results = play_all(
+            jobs,
+            target=target,
+            policy=spec.name,
+            execute_steps=config.execute_steps,
+            workers=min(config.workers, len(jobs)),
+            on_episode=on_episode,
+        )
+    summary: dict[str, Any] = {
+        "policy": spec.name,
+        "policy_version": spec.version,
+        "evaluations": spec.sampler.evaluations,
+        "execute_steps": config.execute_steps or spec.action.execute_steps,
+        "first_seed": config.seed,
+        "last_seed": config.seed + config.episodes - 1,
+        "seeds_seen_in_training": seeds_seen,
+        **summarize(results),
+        "seconds": round(time.monotonic() - started, 2),
+        "workers": config.workers,
+        "command": " ".join(["chunkcast-sim", *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+    }
+    print_report(summary)
+    if config.json:
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        aside = config.json.with_name(f".{config.json.name}.writing")
+        aside.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(aside, config.json)
+
+
+def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
+    from chunkcast.client.sim.episode import EpisodeJob
+
+    known = [instruction.text for instruction in spec.instructions]
+    tasks = [task.strip() for task in config.tasks.split(",") if task.strip()] or known
+    unknown = [task for task in tasks if task not in known]
+    if unknown:
+        raise ValueError(
+            f"{spec.name} does not know {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}"
+        )
+    return [
+        EpisodeJob(
+            task,
+            config.seed + i,
+            config.video / f"{task}-{config.seed + i}.mp4" if config.video and i < config.video_episodes else None,
+        )
+        for task in tasks
+        for i in range(config.episodes)
+    ]
+
+
+def _warn_of_seen_seeds(config: SimConfig, spec: pb.PolicySpec) -> bool:
+    """Whether an episode's seed was a demonstration's: success on those proves less than it seems."""
+    first, last = spec.training.first_seed, spec.training.last_seed
+    seen = config.seed <= last and config.seed + config.episodes - 1 >= first
+    if seen:
+        print(f"warning: seeds {first} to {last} were demonstrated in training; choose others", file=sys.stderr)
+    return seen
+
+
+if __name__ == "__main__":
+    main()

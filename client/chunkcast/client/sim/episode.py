@@ -1,0 +1,144 @@
+"""One simulated episode against a server, in a worker process of its own.
+
+A worker process holds one connection and one stream for all its episodes, and one environment a task: it is a robot.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from chunkcast.client import ActionChunk, ChunkPlayer, PolicyClient
+from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
+
+CONNECT_SECONDS = 10.0
+CHUNK_SECONDS = 30.0
+"""A simulation waits for its chunk; only a server that is gone takes this long."""
+
+
+@dataclass(frozen=True)
+class EpisodeJob:
+    """What to play.
+
+    Attributes:
+        task, seed: name the episode.
+        video: file to write, or ``None``.
+    """
+
+    task: str
+    seed: int
+    video: Path | None = None
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What came of it.
+
+    Attributes:
+        task, seed: of the job.
+        success: MetaWorld's own verdict.
+        steps: control ticks played.
+        chunk_seconds: what each chunk took, as the robot saw it.
+        inference_seconds: what the server's session took of that.
+    """
+
+    task: str
+    seed: int
+    success: bool
+    steps: int
+    chunk_seconds: list[float]
+    inference_seconds: list[float]
+
+
+class SimulatedRobot:
+    """This process's robot.
+
+    Args:
+        target: HOST:PORT of the server.
+        policy: its name; empty for a server's only one.
+        execute_steps: actions of a chunk to execute; ``None`` for the policy's own.
+    """
+
+    def __init__(self, target: str, policy: str, execute_steps: int | None) -> None:
+        self._robot_id = f"metaworld-{os.getpid()}"
+        self._client = PolicyClient(target)
+        self._client.wait_until_ready(CONNECT_SECONDS)
+        self._chunks: list[ActionChunk] = []
+        self._seconds: list[float] = []
+        self._player = ChunkPlayer(
+            self._client,
+            policy,
+            robot_id=self._robot_id,
+            execute_steps=execute_steps,
+            timeout=CHUNK_SECONDS,
+            on_chunk=self._count,
+        )
+
+    def play(self, job: EpisodeJob) -> EpisodeResult:
+        """Play one episode and report its outcome to the server."""
+        robot = _environment(job.task)
+        robot.begin_episode(job.seed)
+        self._chunks.clear()
+        self._seconds.clear()
+        # The same seed for the simulation and the sampler: the whole episode follows from its seed.
+        episode_id = self._player.begin_episode(
+            job.task, episode_id=f"{job.task}/{job.seed}/{os.urandom(4).hex()}", noise_seed=job.seed
+        )
+        frames = []
+        while not robot.done:
+            robot.act(self._player.next_action(robot.observe()))
+            if job.video and robot.steps % FRAME_EVERY == 0:
+                frames.append(robot.render(FRAME_SIZE))
+        self._client.report_episode(
+            policy=self._player.spec.name,
+            episode_id=episode_id,
+            robot_id=self._robot_id,
+            task=job.task,
+            outcome="success" if robot.success else "failure",
+            steps=robot.steps,
+        )
+        if job.video:
+            from chunkcast.client.sim.video import write_video
+
+            write_video(job.video, frames, self._player.spec.action.control_rate_hz / FRAME_EVERY)
+        return EpisodeResult(
+            job.task,
+            job.seed,
+            robot.success,
+            robot.steps,
+            list(self._seconds),
+            [chunk.inference_seconds for chunk in self._chunks],
+        )
+
+    def _count(self, chunk: ActionChunk, seconds: float) -> None:
+        self._chunks.append(chunk)
+        self._seconds.append(seconds)
+
+
+FRAME_EVERY = 4
+"""Control ticks a video frame: 80 ticks a second make 20 frames a second."""
+FRAME_SIZE = 320
+
+_robot: SimulatedRobot | None = None
+
+
+def start_worker(target: str, policy: str, execute_steps: int | None) -> None:
+    """A worker process's beginning: leave Ctrl-C to the parent, connect."""
+    global _robot  # noqa: PLW0603 (a process pool's worker has no other place for its connection)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _robot = SimulatedRobot(target, policy, execute_steps)
+
+
+def play_episode(job: EpisodeJob) -> EpisodeResult:
+    """Play ``job`` on this process's robot."""
+    assert _robot is not None
+    return _robot.play(job)
+
+
+@cache
+def _environment(task: str) -> MetaWorldRobot:
+    """One environment a task and process: making one takes half a second, resetting it 8 ms."""
+    return MetaWorldRobot(task)

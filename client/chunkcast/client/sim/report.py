@@ -1,0 +1,58 @@
+"""What a benchmark measured, for people."""
+
+from __future__ import annotations
+
+import urllib.request
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SHOWN_METRICS = (
+    "chunkcast_policy_info",
+    "chunkcast_chunks_total",
+    'stage="inference"',
+    "chunkcast_episodes_total",
+    "chunkcast_training_noise_mse",
+)
+
+
+def print_report(summary: dict[str, Any]) -> None:
+    """A table of success by task, and a line of latency."""
+    first, last = summary["first_seed"], summary["last_seed"]
+    table = Table(
+        title=f"{summary['policy']} {summary['policy_version']}: success through the server, seeds {first}-{last}",
+        title_justify="left",
+    )
+    table.add_column("task")
+    for heading in ("success", "95 % interval", "episodes", "steps"):
+        table.add_column(heading, justify="right")
+    for task, facts in summary["tasks"].items():
+        table.add_row(task, *_success_cells(facts), str(facts["mean_steps_of_successes"] or "-"))
+    table.add_section()
+    table.add_row("all", *_success_cells(summary), "")
+    console = Console()
+    console.print(table)
+    chunk, inference = summary["chunk_latency_ms"], summary["inference_ms"]
+    console.print(
+        f"{summary['chunks']} chunks over gRPC: p50 {chunk['p50']:.2f} ms, p90 {chunk['p90']:.2f}, "
+        f"p99 {chunk['p99']:.2f}; inference p50 {inference['p50']:.2f} ms; {summary['seconds']:.0f} s in all",
+        highlight=False,
+    )
+
+
+def print_metrics(address: str) -> None:
+    """Some lines of the server's Prometheus page."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+        lines = page.read().decode().splitlines()
+    console = Console()
+    console.print(f"\nfrom http://{address}/metrics:", highlight=False)
+    for line in lines:
+        interesting = any(name in line for name in SHOWN_METRICS) and not line.startswith("#")
+        if interesting and "_bucket" not in line:
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _success_cells(facts: dict[str, Any]) -> tuple[str, str, str]:
+    low, high = facts["ci95"]
+    return f"{facts['success_rate']:.1%}", f"{low:.1%} - {high:.1%}", str(facts["episodes"])

@@ -1,0 +1,140 @@
+"""Reads a bundle and believes nothing: version, specification, file names, sizes and hashes are checked on load.
+
+No pickle, no path from the specification that leaves the folder, and no file is read beyond its stated size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from chunkcast.server.errors import BundleError
+from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.tensors import DTYPES
+
+FORMAT_VERSION = 1
+SPEC_NAME = "policy.json"
+GRAPH_NAME = "policy.onnx"
+
+MAX_SPEC_BYTES = 16 * 2**20
+MAX_FILE_BYTES = 8 * 2**30
+MAX_TENSOR_ELEMENTS = 2**24
+"""Of one observation entry or one chunk: a 2048x2048 RGB image has 12.6 million."""
+MAX_OBSERVATION_STEPS = 1024
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        spec: the policy's specification, consistent in itself.
+        graph: the serialised ONNX model, of the hash that the specification names.
+    """
+
+    spec: pb.PolicySpec
+    graph: bytes
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and verify the bundle in ``folder``.
+
+    Raises:
+        BundleError: with one line that says what is wrong and what to do.
+    """
+    spec = _read_spec(folder)
+    _check_spec(folder, spec)
+    files = {file.path: file for file in spec.files}
+    if GRAPH_NAME not in files:
+        raise BundleError(f"{folder / SPEC_NAME} lists no {GRAPH_NAME}; export the policy again")
+    contents = {path: _read_file(folder, file) for path, file in files.items()}
+    return Bundle(spec, contents[GRAPH_NAME])
+
+
+def _read_spec(folder: Path) -> pb.PolicySpec:
+    file = folder / SPEC_NAME
+    if not file.is_file():
+        raise BundleError(f"{file} is missing; expected a bundle folder made by chunkcast-export")
+    if file.stat().st_size > MAX_SPEC_BYTES:
+        raise BundleError(f"{file} has {file.stat().st_size} bytes, expected at most {MAX_SPEC_BYTES}")
+    try:
+        parsed = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{file} is not JSON ({error}); export the policy again") from None
+    version = parsed.get("format_version") if isinstance(parsed, dict) else None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{file} has format_version {version!r}, this server reads {FORMAT_VERSION}; "
+            "export the policy with the same release of chunkcast as the server's"
+        )
+    try:
+        return json_format.ParseDict(parsed, pb.PolicySpec())
+    except json_format.ParseError as error:
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{file} is not a policy specification ({reason}); export the policy again") from None
+
+
+def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
+    """The specification is consistent in itself, and every size in it is bounded."""
+
+    def require(holds: bool, problem: str) -> None:
+        if not holds:
+            raise BundleError(f"{folder / SPEC_NAME}: {problem}; export the policy again")
+
+    require(bool(spec.name) and bool(spec.version), "name and version must not be empty")
+    require(len(spec.observations) > 0, "no observation entry")
+    require(
+        1 <= spec.observation_steps <= MAX_OBSERVATION_STEPS,
+        f"observation_steps is {spec.observation_steps}, expected 1 to {MAX_OBSERVATION_STEPS}",
+    )
+    keys = [entry.key for entry in spec.observations]
+    require(len(set(keys)) == len(keys) and all(keys), f"observation keys {keys} are not distinct names")
+    for entry in spec.observations:
+        shape = list(entry.shape)
+        require(entry.dtype in DTYPES, f"{entry.key} has the unknown dtype code {int(entry.dtype)}")
+        require(
+            all(size > 0 for size in shape) and math.prod(shape) <= MAX_TENSOR_ELEMENTS,
+            f"{entry.key} has shape {shape}, expected positive sizes and at most {MAX_TENSOR_ELEMENTS} elements",
+        )
+    action = spec.action
+    require(len(action.elements) > 0, "no action element")
+    for element in action.elements:
+        bounds = (element.low, element.high)
+        require(
+            all(map(math.isfinite, bounds)) and element.low < element.high,
+            f"action {element.name!r} has bounds {list(bounds)}, expected low < high",
+        )
+    require(
+        1 <= action.execute_steps <= action.horizon and action.horizon * len(action.elements) <= MAX_TENSOR_ELEMENTS,
+        f"execute_steps {action.execute_steps} must lie in [1, horizon {action.horizon}]",
+    )
+    require(action.control_rate_hz > 0.0, f"control_rate_hz is {action.control_rate_hz}, expected above 0")
+    texts = [instruction.text for instruction in spec.instructions]
+    sizes = {len(instruction.embedding) for instruction in spec.instructions}
+    require(len(set(texts)) == len(texts), "instructions are not distinct")
+    require(len(sizes) <= 1 and 0 not in sizes, f"instruction embeddings have sizes {sorted(sizes)}, expected one")
+
+
+def _read_file(folder: Path, file: pb.BundleFile) -> bytes:
+    """One file's content, if its name, size and hash are as the specification says."""
+    name = Path(file.path)
+    if name.name != file.path or file.path in (".", ".."):
+        raise BundleError(f"{folder / SPEC_NAME} names the file {file.path!r}; expected a plain name in the bundle")
+    path = folder / file.path
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; the bundle is incomplete: copy or export it again")
+    size = path.stat().st_size
+    if size != file.size_bytes or size > MAX_FILE_BYTES:
+        raise BundleError(f"{path} has {size} bytes, {SPEC_NAME} says {file.size_bytes}; copy or export it again")
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != file.sha256:
+        raise BundleError(
+            f"{path} has SHA-256 {sha256[:12]}..., {SPEC_NAME} says {file.sha256[:12]}...; copy or export it again"
+        )
+    return content

@@ -1,0 +1,62 @@
+"""``chunkcast-serve``: a bundle over gRPC."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from chunkcast.server.config import ServeConfig
+
+
+def main() -> None:
+    """Console script: exit code 0 after a drain, 2 on bad input."""
+    import tyro
+
+    try:
+        config = tyro.cli(ServeConfig)
+        _configure_log(config.log_format)
+        _serve(config)
+    except (ValueError, OSError) as error:
+        _refuse(error)
+
+
+def _serve(config: ServeConfig) -> None:
+    import asyncio
+
+    from chunkcast.server.app import serve
+    from chunkcast.server.errors import BundleError
+
+    try:
+        asyncio.run(serve(config))
+    except BundleError as error:
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _configure_log(log_format: str) -> None:
+    import structlog
+
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

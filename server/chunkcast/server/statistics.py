@@ -1,0 +1,69 @@
+"""What the server counts, as plain objects. Who publishes them, and in which format, is not known here.
+
+All of it is written by the event loop's thread. A reader on another thread may see a count without the sum that
+belongs to it, for one scrape; counts never go back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+
+from chunkcast.v1 import policy_pb2 as pb
+
+LATENCY_BOUNDS: tuple[float, ...] = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+"""Seconds: from a small graph's run on a CPU to a policy too slow for any arm."""
+
+STAGES: tuple[str, ...] = ("queue", "preprocess", "inference", "postprocess", "total")
+"""The stages of a chunk, named as in StageTimings."""
+
+
+@dataclass
+class Histogram:
+    """Counts of values at or below each bound, and above the last (Prometheus' ``le`` buckets, not cumulative)."""
+
+    bounds: tuple[float, ...] = LATENCY_BOUNDS
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Begin at zero."""
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class PolicyStatistics:
+    """What is counted of one policy."""
+
+    def __init__(self) -> None:
+        self.latency = {stage: Histogram() for stage in STAGES}
+        self.chunks: Counter[str] = Counter(ok=0)
+        """By outcome: ``ok``, or the error code's name in lower case."""
+        self.episodes: Counter[tuple[str, str]] = Counter()
+        """By task and outcome."""
+
+    def chunk_sent(self, timings: pb.StageTimings) -> None:
+        """Count a chunk that was sent."""
+        self.chunks["ok"] += 1
+        for stage, histogram in self.latency.items():
+            histogram.observe(getattr(timings, stage))
+
+    def chunk_refused(self, code: pb.ErrorCode.ValueType) -> None:
+        """Count an observation that got an error instead of a chunk."""
+        self.chunks[pb.ErrorCode.Name(code).removeprefix("ERROR_CODE_").lower()] += 1
+
+
+class ServerStatistics:
+    """What is counted of the whole server."""
+
+    def __init__(self, specs: list[pb.PolicySpec]) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        self.policies = {spec.name: PolicyStatistics() for spec in specs}
+        self.active_streams = 0

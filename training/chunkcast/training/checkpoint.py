@@ -1,0 +1,121 @@
+"""Checkpoints: one safetensors file with weights, averaged weights and optimiser state, and its facts as metadata.
+
+safetensors holds tensors and strings only: loading one runs no code. A file is written aside and renamed, so that
+whatever bears a checkpoint's name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chunkcast.training.errors import CheckpointError
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands at the end of an epoch.
+
+    Attributes:
+        epoch: epochs done.
+        step: optimiser steps done.
+        best_validation_loss: the lowest so far.
+        best_epoch: the epoch that had it.
+    """
+
+    epoch: int
+    step: int
+    best_validation_loss: float
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read.
+
+    Attributes:
+        policy_config: the network's shapes.
+        run: facts that export copies into the bundle (data, settings, losses).
+        progress: where the run stood.
+        tensors: name to tensor, prefixed ``model.``, ``ema.``, ``optimizer.`` or ``ema_state.``.
+    """
+
+    policy_config: PolicyConfig
+    run: dict[str, Any]
+    progress: Progress
+    tensors: dict[str, torch.Tensor]
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under ``prefix``, which is removed from their names."""
+        start = f"{prefix}."
+        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
+
+
+def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
+    """Write aside, then rename over ``file``."""
+    from safetensors.torch import save_file
+
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "policy_config": json.dumps(asdict(checkpoint.policy_config)),
+        "run": json.dumps(checkpoint.run),
+        "progress": json.dumps(asdict(checkpoint.progress)),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.writing")
+    # save_file refuses tensors that share memory or are not contiguous.
+    tensors = {name: value.detach().contiguous().cpu().clone() for name, value in checkpoint.tensors.items()}
+    save_file(tensors, aside, metadata)
+    os.replace(aside, file)
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """Read and check a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, not a safetensors file, or not a checkpoint of this version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; expected a checkpoint that chunkcast-train wrote")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is not a whole safetensors file ({error}); train again") from None
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file} has checkpoint version {metadata.get('format_version')!r}, expected {FORMAT_VERSION!r}"
+        )
+    config = json.loads(metadata["policy_config"])
+    config["instructions"] = tuple(config["instructions"])
+    return Checkpoint(
+        policy_config=PolicyConfig(**config),
+        run=json.loads(metadata["run"]),
+        progress=Progress(**json.loads(metadata["progress"])),
+        tensors=tensors,
+    )
+
+
+def load_policy(checkpoint: Checkpoint) -> DiffusionPolicy:
+    """The policy with its averaged weights, on the CPU, in evaluation mode."""
+    weights = checkpoint.part("ema")
+    policy = DiffusionPolicy(
+        checkpoint.policy_config,
+        weights["state_mean"],
+        weights["state_std"],
+        weights["action_low"],
+        weights["action_high"],
+    )
+    policy.load_state_dict(weights)
+    return policy.eval().requires_grad_(False)

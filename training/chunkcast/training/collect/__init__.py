@@ -1,0 +1,1 @@
+"""Scripted MetaWorld experts, played in parallel processes, recorded as demonstrations."""

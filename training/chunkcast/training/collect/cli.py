@@ -1,0 +1,128 @@
+"""``chunkcast-collect``: demonstrations from MetaWorld's scripted experts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from chunkcast.training.errors import run_command
+from chunkcast.training.metaworld_tasks import (
+    ACTION_ELEMENTS,
+    CONTROL_RATE_HZ,
+    SIX_TASKS,
+    STATE_ELEMENTS,
+    STATE_MEANING,
+)
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Record demonstrations of MetaWorld's scripted experts: successful episodes only, reproducible by seed."""
+
+    out: Path
+    """Folder to write (demonstrations.parquet and manifest.json)."""
+    tasks: tuple[str, ...] = SIX_TASKS
+    """MetaWorld task names."""
+    episodes: int = 88
+    """Successful episodes to keep for each task."""
+    seed: int = 0
+    """First episode seed; further episodes take the following ones. Never evaluate on these."""
+    noise: float = 0.3
+    """Standard deviation of the noise on the executed action, in action units. The clean action is what is
+    recorded, so the demonstrations show how to come back from states off the expert's path."""
+    workers: int = os.cpu_count() or 1
+    """Parallel processes."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
+        if not 0.0 <= self.noise <= 2.0:
+            raise ValueError(f"--noise must lie in [0, 2] (actions span [-1, 1]), got {self.noise}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+
+
+def main() -> None:
+    """Console script."""
+    import tyro
+
+    run_command(lambda: collect_command(tyro.cli(CollectConfig)))
+
+
+def collect_command(config: CollectConfig) -> None:
+    """Collect, write, and print a table of what was kept."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+
+    from chunkcast.training.collect.parallel import collect
+    from chunkcast.training.demonstrations import write_demonstrations
+    from chunkcast.training.metaworld_tasks import make_expert
+
+    for task in config.tasks:
+        try:
+            make_expert(task)
+        except KeyError:
+            raise ValueError(
+                f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(SIX_TASKS)}"
+            ) from None
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("collecting", total=len(config.tasks) * config.episodes)
+
+        def on_episode(task: str, kept: bool) -> None:
+            progress.update(bar, description=task, advance=1 if kept else 0)
+
+        results = collect(config.tasks, config.episodes, config.seed, config.noise, config.workers, on_episode)
+
+    manifest = write_demonstrations(
+        config.out,
+        [episode for result in results for episode in result.episodes],
+        CONTROL_RATE_HZ,
+        {
+            "recorder": "MetaWorld scripted experts",
+            "command": " ".join(["chunkcast-collect", *sys.argv[1:]]),
+            "state": {"meaning": STATE_MEANING, "elements": STATE_ELEMENTS},
+            "action": {"elements": ACTION_ELEMENTS},
+            "noise": config.noise,
+            "first_seed": config.seed,
+            "last_seed": config.seed + max(result.attempts for result in results) - 1,
+            "tasks": {
+                result.task: {
+                    "episodes": len(result.episodes),
+                    "attempts": result.attempts,
+                    "expert_success_rate": round(result.expert_success_rate, 4),
+                    "frames": sum(len(episode.actions) for episode in result.episodes),
+                }
+                for result in results
+            },
+            "versions": {
+                "chunkcast": version("chunkcast"),
+                "metaworld": version("metaworld"),
+                "mujoco": version("mujoco"),
+                "numpy": version("numpy"),
+                "python": platform.python_version(),
+            },
+        },
+    )
+    table = Table("task", "kept", "attempts", "expert success", "frames", title=str(config.out))
+    for task, facts in manifest["tasks"].items():
+        table.add_row(
+            task,
+            str(facts["episodes"]),
+            str(facts["attempts"]),
+            f"{facts['expert_success_rate']:.0%}",
+            str(facts["frames"]),
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

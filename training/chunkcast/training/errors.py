@@ -1,0 +1,42 @@
+"""What the training commands refuse, and how a command line says so.
+
+::
+
+    TrainingError                 one clear line, exit code 2
+     ├── DemonstrationsError      demonstrations are missing, corrupt or of another version
+     ├── CheckpointError          a checkpoint is missing, corrupt or of another configuration
+     └── ExportError              a graph differs from torch, or a bundle cannot be written
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class TrainingError(Exception):
+    """Bad input to a training command. The message says what was received, what was expected and what to do."""
+
+
+class DemonstrationsError(TrainingError):
+    """Demonstrations are missing, corrupt or of another version."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is missing, corrupt or of another configuration."""
+
+
+class ExportError(TrainingError):
+    """The graph differs from torch, or the bundle cannot be written."""
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run a command line's work; bad input becomes one line and exit code 2, Ctrl-C exit code 130."""
+    try:
+        command()
+    except (TrainingError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

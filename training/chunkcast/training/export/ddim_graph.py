@@ -1,0 +1,79 @@
+"""The graph that is exported: observations, instruction and initial noise in, an action chunk out.
+
+Normalisation, the unrolled DDIM loop and the final clamp are inside. The loop is unrolled because an ONNX ``Loop``
+would rule out CUDA graphs. Inputs are found by name: a graph with a committed prefix of actions will have two more
+(``prefix_actions``, ``prefix_length``), and a server that knows the names feeds those that a graph has.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from chunkcast.training.policy import DiffusionPolicy
+
+STATE_INPUT = "observation.state"
+INSTRUCTION_INPUT = "instruction"
+NOISE_INPUT = "noise"
+ACTIONS_OUTPUT = "actions"
+
+
+class DdimGraph(nn.Module):
+    """Deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0), unrolled over a scheduler's timesteps.
+
+    Args:
+        policy: normaliser and denoiser.
+        scheduler: a diffusers DDIM scheduler with its timesteps set; only its timesteps and abar are taken.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, scheduler: Any) -> None:
+        super().__init__()
+        self.policy = policy
+        self.predicts_sample = policy.config.prediction_type == "sample"
+        timesteps = [int(timestep) for timestep in scheduler.timesteps]
+        self.abar = [float(scheduler.alphas_cumprod[timestep]) for timestep in timesteps]
+        # One step's result is the next one's input; the last returns the clean chunk (abar = 1).
+        self.abar_previous = [*self.abar[1:], 1.0]
+        for index, timestep in enumerate(timesteps):
+            self.register_buffer(f"timestep_{index}", torch.tensor([timestep]))
+
+    def forward(self, state: torch.Tensor, instruction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units."""
+        condition = self.policy.condition(state, instruction)
+        chunk = noise
+        for index, (abar, abar_previous) in enumerate(zip(self.abar, self.abar_previous, strict=True)):
+            timestep = cast(torch.Tensor, getattr(self, f"timestep_{index}"))
+            prediction = self.policy(chunk, timestep, condition)
+            if self.predicts_sample:
+                clean = prediction
+                noise_estimate = (chunk - abar**0.5 * clean) / (1.0 - abar) ** 0.5
+            else:
+                noise_estimate = prediction
+                clean = (chunk - (1.0 - abar) ** 0.5 * noise_estimate) / abar**0.5
+            chunk = abar_previous**0.5 * clean.clamp(-1.0, 1.0) + (1.0 - abar_previous) ** 0.5 * noise_estimate
+        return self.policy.denormalize_actions(chunk)
+
+
+def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
+    """The serialised ONNX model of ``DdimGraph``, with a dynamic batch axis and weights inside."""
+    config = policy.config
+    example = (
+        torch.zeros(2, config.observation_steps, config.state_size),
+        torch.zeros(2, len(config.instructions)),
+        torch.zeros(2, config.horizon, config.action_size),
+    )
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        DdimGraph(policy, scheduler).eval(),
+        example,
+        input_names=[STATE_INPUT, INSTRUCTION_INPUT, NOISE_INPUT],
+        output_names=[ACTIONS_OUTPUT],
+        dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())

@@ -1,0 +1,109 @@
+"""The PolicySpec of a checkpoint: everything a server and a robot must know about a policy."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from chunkcast.training.checkpoint import Checkpoint
+from chunkcast.training.export.ddim_graph import STATE_INPUT
+from chunkcast.v1 import policy_pb2 as pb
+
+BUNDLE_FORMAT_VERSION = 1
+
+_PREDICTION_TYPES = {"sample": pb.PREDICTION_TYPE_SAMPLE, "epsilon": pb.PREDICTION_TYPE_EPSILON}
+
+
+def policy_spec(
+    checkpoint: Checkpoint,
+    checkpoint_sha256: str,
+    *,
+    name: str,
+    description: str,
+    evaluations: int,
+    parity: float,
+) -> pb.PolicySpec:
+    """The specification of ``checkpoint`` sampled in ``evaluations`` steps; files and version are left to the writer.
+
+    Args:
+        checkpoint_sha256: of the checkpoint's file.
+        parity: the largest difference that ``verify_parity`` measured.
+    """
+    config, run = checkpoint.policy_config, checkpoint.run
+    manifest = run["data_manifest"]
+    return pb.PolicySpec(
+        format_version=BUNDLE_FORMAT_VERSION,
+        name=name,
+        description=description,
+        observations=[_state_entry(run, manifest)],
+        observation_steps=config.observation_steps,
+        instructions=[
+            pb.Instruction(text=text, embedding=[float(i == j) for j in range(len(config.instructions))])
+            for i, text in enumerate(config.instructions)
+        ],
+        action=pb.ActionSpec(
+            elements=[
+                pb.ActionElement(name=element, unit=unit, low=low, high=high)
+                for element, unit, low, high in manifest["action"]["elements"]
+            ],
+            control_rate_hz=manifest["control_rate_hz"],
+            horizon=config.horizon,
+            execute_steps=run["config"]["execute_steps"],
+        ),
+        sampler=pb.SamplerSpec(
+            name="DDIM",
+            prediction_type=_PREDICTION_TYPES[config.prediction_type],
+            train_timesteps=config.train_timesteps,
+            evaluations=evaluations,
+            parity_max_abs_difference=parity,
+        ),
+        training=_training_facts(checkpoint),
+        provenance=pb.Provenance(
+            exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            checkpoint_sha256=checkpoint_sha256,
+            versions={
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("chunkcast", "torch", "diffusers", "onnx", "onnxscript")},
+                **{f"collect/{package}": number for package, number in manifest.get("versions", {}).items()},
+            },
+            train_command=run["command"],
+        ),
+    )
+
+
+def _state_entry(run: dict[str, Any], manifest: dict[str, Any]) -> pb.ObservationEntry:
+    state_min, state_max = run["state_range"]
+    elements = [
+        pb.ElementSpec(name=element, unit=unit, training_min=low, training_max=high)
+        for (element, unit), low, high in zip(manifest["state"]["elements"], state_min, state_max, strict=True)
+    ]
+    return pb.ObservationEntry(
+        key=STATE_INPUT,
+        dtype=pb.DATA_TYPE_FLOAT32,
+        shape=[len(elements)],
+        elements=elements,
+        meaning=manifest["state"]["meaning"],
+    )
+
+
+def _training_facts(checkpoint: Checkpoint) -> pb.TrainingFacts:
+    run, record = checkpoint.run, checkpoint.run["last_record"]
+    return pb.TrainingFacts(
+        data_sha256=run["data_sha256"],
+        episodes=run["episodes"],
+        windows=run["training_windows"],
+        first_seed=run["data_manifest"]["first_seed"],
+        last_seed=run["data_manifest"]["last_seed"],
+        epochs=checkpoint.progress.epoch,
+        optimizer_steps=checkpoint.progress.step,
+        parameters=run["parameters"],
+        seconds=run["seconds"],
+        train_loss=record["train_loss"],
+        validation_loss=record["validation_loss"],
+        train_noise_mse=record["train_noise_mse"],
+        validation_noise_mse=record["validation_noise_mse"],
+        validation_noise_mse_by_timestep=record["validation_noise_mse_by_timestep"],
+        best_validation_noise_mse=run["best_validation_noise_mse"],
+    )

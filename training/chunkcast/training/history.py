@@ -1,0 +1,95 @@
+"""A run's history: one record an epoch, in history.jsonl and in TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+HISTORY_NAME = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch measured. Losses are means over windows; the noise MSE is comparable across prediction types."""
+
+    epoch: int
+    """1-based."""
+    step: int
+    """Optimiser steps so far."""
+    train_loss: float
+    """The objective (x_0 or noise MSE, as the prediction type says), of the weights as they trained."""
+    train_noise_mse: float
+    """Noise MSE on the same batches."""
+    validation_loss: float
+    """The objective of the averaged weights on held-out episodes, at fixed noise and timesteps."""
+    validation_noise_mse: float
+    """Noise MSE on the same windows."""
+    validation_noise_mse_by_timestep: dict[str, float]
+    """The same by band of timesteps, such as ``0-9``."""
+    gradient_norm: float
+    """Mean norm before clipping."""
+    learning_rate: float
+    """After the epoch's last step."""
+    samples_per_second: float
+    """Training windows per second, validation not counted."""
+    seconds: float
+    """Wall time of the epoch."""
+
+    def measurements(self) -> dict[str, object]:
+        """All fields but the wall-clock ones: what two equal runs share."""
+        return {k: v for k, v in asdict(self).items() if k not in ("seconds", "samples_per_second")}
+
+
+class HistoryWriter:
+    """Appends records to ``history.jsonl`` and TensorBoard, flushed at each epoch.
+
+    Args:
+        folder: the run's folder.
+        keep_epochs: records of later epochs are cut off (they were written after the checkpoint that is resumed).
+    """
+
+    def __init__(self, folder: Path, keep_epochs: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        kept = [record for record in read_history(folder) if record.epoch <= keep_epochs]
+        file = folder / HISTORY_NAME
+        aside = folder / f".{HISTORY_NAME}.writing"
+        aside.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
+        os.replace(aside, file)
+        self._file = file.open("a", encoding="utf-8")
+        purge_step = kept[-1].step + 1 if kept else 0
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+
+    def append(self, record: EpochRecord) -> None:
+        """Write one epoch."""
+        self._file.write(json.dumps(asdict(record)) + "\n")
+        self._file.flush()
+        for name in ("loss", "noise_mse"):
+            for split in ("train", "validation"):
+                self._board.add_scalar(f"{name}/{split}", getattr(record, f"{split}_{name}"), record.step)
+        for band, value in record.validation_noise_mse_by_timestep.items():
+            self._board.add_scalar(f"noise_mse_by_timestep/{band}", value, record.step)
+        for name in ("gradient_norm", "learning_rate", "samples_per_second"):
+            self._board.add_scalar(name, getattr(record, name), record.step)
+        self._board.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_history(folder: Path) -> list[EpochRecord]:
+    """The records of a run so far; empty if there are none."""
+    file = folder / HISTORY_NAME
+    if not file.is_file():
+        return []
+    return [EpochRecord(**json.loads(line)) for line in file.read_text().splitlines() if line.strip()]

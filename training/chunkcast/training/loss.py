@@ -1,0 +1,70 @@
+"""The denoising loss, and the noise MSE that follows from any prediction type.
+
+x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4); ``abar`` is ``alphas_cumprod``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from chunkcast.training.policy import DiffusionPolicy, PredictionType
+from chunkcast.training.windows import Batch
+
+MIN_SNR_WEIGHT = 1.0
+MAX_SNR_WEIGHT = 5.0
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """Per-window losses, each averaged over the chunk's unmasked actions.
+
+    Attributes:
+        objective: float32 ``[B]``, the squared error of what the network predicts (x_0 or eps): what is minimised.
+        noise_mse: float32 ``[B]``, the squared error of the noise, whatever is predicted: what runs are compared by.
+    """
+
+    objective: torch.Tensor
+    noise_mse: torch.Tensor
+
+
+def denoising_loss(
+    policy: DiffusionPolicy, noise_scheduler: Any, batch: Batch, timestep: torch.Tensor, noise: torch.Tensor
+) -> DenoisingLoss:
+    """The loss of ``batch`` at ``timestep`` (int64 ``[B]``) with ``noise`` (float32 ``[B, H, A]``).
+
+    For a clean-action prediction, eps_hat = (x_t - sqrt(abar_t) x0_hat) / sqrt(1 - abar_t). At the first timesteps
+    that divides by nearly zero, so compare such losses by timestep.
+    """
+    clean = policy.normalize_actions(batch.actions)
+    noisy = noise_scheduler.add_noise(clean, noise, timestep)
+    prediction = policy(noisy, timestep, policy.condition(batch.state, batch.instruction)).float()
+    predicts_sample = policy.config.prediction_type == "sample"
+    objective = _masked_mean((prediction - (clean if predicts_sample else noise)) ** 2, batch.mask)
+    if not predicts_sample:
+        return DenoisingLoss(objective, objective.detach())
+    abar = noise_scheduler.alphas_cumprod.to(timestep.device)[timestep]
+    # eps_hat - eps = sqrt(abar / (1 - abar)) (x_0 - x0_hat)
+    return DenoisingLoss(objective, objective.detach() * abar / (1.0 - abar))
+
+
+def timestep_weights(noise_scheduler: Any, prediction_type: PredictionType, weighting: str) -> torch.Tensor:
+    """The objective's weight at each timestep, float32 ``[train timesteps]``.
+
+    ``clamped-snr`` weighs the clean-action error by SNR(t) = abar / (1 - abar), clamped from above as in Min-SNR-5
+    (Hang et al. 2023, arXiv:2303.09556) and from below at 1 as in truncated SNR (Salimans & Ho 2022,
+    arXiv:2202.00512). The noise error is the clean-action error times the SNR, hence the division for ``epsilon``.
+    """
+    abar: torch.Tensor = noise_scheduler.alphas_cumprod
+    if weighting == "uniform":
+        return torch.ones_like(abar)
+    snr = abar / (1.0 - abar)
+    weights = snr.clamp(MIN_SNR_WEIGHT, MAX_SNR_WEIGHT)
+    return weights if prediction_type == "sample" else weights / snr
+
+
+def _masked_mean(squared_error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the unmasked actions of each window: ``[B, H, A], [B, H] -> [B]``. Every window has at least one."""
+    return (squared_error.mean(-1) * mask).sum(-1) / mask.sum(-1)

@@ -1,0 +1,82 @@
+"""The six MetaWorld tasks of the project, and how an episode of a task follows from its seed.
+
+Does not know: demonstrations, policies, servers. metaworld is imported late, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+SIX_TASKS: tuple[str, ...] = (
+    "button-press-topdown-v3",
+    "door-open-v3",
+    "drawer-close-v3",
+    "drawer-open-v3",
+    "peg-insert-side-v3",
+    "pick-place-v3",
+)
+"""The tasks of the TinyVLA-style seed policy that chunkcast started from."""
+
+_ONE_TICK = (
+    *((f"hand_{axis}", "m") for axis in "xyz"),
+    ("gripper_opening", "1"),
+    *((f"object_1_{axis}", "m") for axis in "xyz"),
+    *((f"object_1_q{axis}", "1") for axis in "xyzw"),
+    *((f"object_2_{axis}", "m") for axis in "xyz"),
+    *((f"object_2_q{axis}", "1") for axis in "xyzw"),
+)
+
+STATE_ELEMENTS: tuple[tuple[str, str], ...] = (
+    *_ONE_TICK,
+    *((f"previous_{name}", unit) for name, unit in _ONE_TICK),
+    *((f"goal_{axis}", "m") for axis in "xyz"),
+)
+"""Name and unit of the 39 entries of MetaWorld's observation: this tick, the tick before, the goal."""
+
+STATE_MEANING = (
+    "MetaWorld v3 observation with the goal visible: hand, gripper and up to two objects at this tick and the one "
+    "before (absent objects are zero), and the goal's position"
+)
+
+ACTION_ELEMENTS: tuple[tuple[str, str, float, float], ...] = (
+    ("hand_dx", "cm/tick", -1.0, 1.0),
+    ("hand_dy", "cm/tick", -1.0, 1.0),
+    ("hand_dz", "cm/tick", -1.0, 1.0),
+    ("gripper_effort", "1", -1.0, 1.0),
+)
+"""Name, unit and inclusive bounds: a displacement of the hand's set point, and a gripper effort (1 closes)."""
+
+CONTROL_RATE_HZ = 80.0
+"""MetaWorld steps physics 5 times of 2.5 ms for each action."""
+
+MAX_EPISODE_STEPS = 500
+"""MetaWorld's own limit; a step beyond it raises."""
+
+
+def make_environment(task: str) -> Any:
+    """The MetaWorld environment of ``task`` with its goal visible, whose episode follows from ``seed_episode``.
+
+    Raises:
+        ValueError: the task is not one of MetaWorld's fifty.
+    """
+    from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+
+    key = f"{task}-goal-observable"
+    if key not in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE:
+        raise ValueError(f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(SIX_TASKS)}")
+    environment = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[key](seed=0)
+    # Draw goal and object positions from the environment's own generator at each reset, rather than
+    # replay the one drawn at construction: then one integer names the whole episode.
+    environment._freeze_rand_vec = False
+    environment.seeded_rand_vec = True
+    return environment
+
+
+def make_expert(task: str) -> Any:
+    """MetaWorld's scripted expert of ``task``: an object with ``get_action(observation) -> action``."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    # The experts' proportional gains overshoot [-1, 1] and say so at every step; callers clip.
+    warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high", category=UserWarning)
+    return ENV_POLICY_MAP[task]()

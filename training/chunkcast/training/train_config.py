@@ -1,0 +1,78 @@
+"""The settings of a training run: the command line is made from this dataclass, and every run keeps it as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a diffusion policy on demonstrations; write checkpoints, history and TensorBoard events."""
+
+    data: Path
+    """Folder of demonstrations, made by chunkcast-collect."""
+    out: Path
+    """Folder of the run: config.json, history.jsonl, checkpoints/, tensorboard/."""
+    epochs: int = 70
+    """Passes over all windows; the learning rate's cosine ends with the last."""
+    batch_size: int = 512
+    """Windows per optimiser step."""
+    learning_rate: float = 1e-3
+    """AdamW's peak learning rate."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    warmup_steps: int = 200
+    """Optimiser steps of linear warm-up before the cosine."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient; beyond it, it is scaled down."""
+    ema_decay: float = 0.999
+    """Decay of the exponential moving average of the weights, which is what is validated and exported."""
+    prediction_type: Literal["sample", "epsilon"] = "sample"
+    """What the network predicts: the clean action chunk (sample) or the noise (epsilon). A noise predictor cannot be
+    sampled in one or two evaluations."""
+    loss_weighting: Literal["clamped-snr", "uniform"] = "clamped-snr"
+    """Weight of a timestep's clean-action error: its signal-to-noise ratio clamped to [1, 5], or 1 for all. The clamp
+    keeps both ends: the first evaluations start from noise alone, the last decide the precision."""
+    train_timesteps: int = 100
+    """Timesteps of the diffusion process."""
+    horizon: int = 16
+    """Actions in a predicted chunk."""
+    observation_steps: int = 1
+    """Observations that the policy sees: the current one and those before it. MetaWorld's state already holds the
+    tick before."""
+    execute_steps: int = 4
+    """Actions of a chunk to execute before planning again; the policy's advice to the robot."""
+    width: int = 352
+    """Width of the denoiser's residual stream."""
+    blocks: int = 4
+    """Residual blocks of the denoiser."""
+    validation_fraction: float = 0.05
+    """Share of each task's episodes (at least one) held out for the validation loss."""
+    patience: int = 30
+    """Stop after this many epochs without a lower validation loss; 0 never stops early."""
+    seed: int = 0
+    """Seed of initialisation, split, batches and noise."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast where the processor computes in it (auto), always, or never."""
+    device: str = "auto"
+    """auto takes CUDA where there is one; otherwise a torch device such as cpu or cuda:1."""
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint; the result equals an uninterrupted run."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        for name in ("epochs", "batch_size", "train_timesteps", "horizon", "observation_steps", "blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.execute_steps <= self.horizon:
+            raise ValueError(f"--execute-steps must lie in [1, --horizon {self.horizon}], got {self.execute_steps}")
+        if self.width < 8 or self.width % 4:
+            raise ValueError(f"--width must be a multiple of 4 and at least 8, got {self.width}")
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise ValueError(f"--validation-fraction must lie in (0, 1), got {self.validation_fraction}")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"--ema-decay must lie in [0, 1), got {self.ema_decay}")
+        if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
+            raise ValueError("--learning-rate and --gradient-clip must be positive")

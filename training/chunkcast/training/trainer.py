@@ -1,0 +1,279 @@
+"""The training loop: windows -> denoising loss -> AdamW and averaged weights -> validation -> checkpoint, by epoch.
+
+Everything random in an epoch comes from generators seeded by (seed, epoch), so a run that was interrupted and
+resumed at an epoch's end equals one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from chunkcast.training.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
+from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.errors import CheckpointError
+from chunkcast.training.history import EpochRecord
+from chunkcast.training.loss import denoising_loss, timestep_weights
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, training_noise_scheduler
+from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.windows import Windows, split_by_episode
+
+LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
+BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
+
+VALIDATION_BATCH = 2048
+VALIDATION_SEED = 20_240
+"""Noise and timesteps of the validation loss are the same at every epoch of every run, so that losses compare."""
+TIMESTEP_BANDS = 10
+
+
+class Trainer:
+    """One run of training.
+
+    Args:
+        config: the run's settings.
+        demonstrations: as read.
+        device: where to train.
+        bf16: autocast to bfloat16.
+
+    Raises:
+        CheckpointError: ``config.resume`` is set and the last checkpoint is of other settings or data.
+    """
+
+    def __init__(self, config: TrainConfig, demonstrations: Demonstrations, device: torch.device, bf16: bool) -> None:
+        from diffusers.optimization import get_cosine_schedule_with_warmup
+        from diffusers.training_utils import EMAModel
+
+        self.config, self.device, self.bf16 = config, device, bf16
+        train_episodes, validation_episodes = split_by_episode(demonstrations, config.validation_fraction, config.seed)
+
+        def windows(episodes: Any) -> Windows:
+            return Windows(
+                demonstrations,
+                episodes,
+                observation_steps=config.observation_steps,
+                horizon=config.horizon,
+                device=device,
+            )
+
+        self.training, self.validation = windows(train_episodes), windows(validation_episodes)
+        self.policy_config = PolicyConfig(
+            state_size=demonstrations.states.shape[1],
+            action_size=demonstrations.actions.shape[1],
+            instructions=demonstrations.tasks,
+            observation_steps=config.observation_steps,
+            horizon=config.horizon,
+            width=config.width,
+            blocks=config.blocks,
+            prediction_type=config.prediction_type,
+            train_timesteps=config.train_timesteps,
+        )
+        torch.manual_seed(config.seed)
+        rows = np.isin(demonstrations.episode_index, train_episodes)
+        states = torch.from_numpy(demonstrations.states[rows])
+        action_low, action_high = map(torch.from_numpy, demonstrations.action_bounds)
+        self.policy = DiffusionPolicy(self.policy_config, states.mean(0), states.std(0), action_low, action_high).to(
+            device
+        )
+        self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
+        self.noise_scheduler = training_noise_scheduler(self.policy_config)
+        self.timestep_weights = timestep_weights(self.noise_scheduler, config.prediction_type, config.loss_weighting)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.steps_per_epoch = max(1, len(self.training) // config.batch_size)
+        self.schedule = get_cosine_schedule_with_warmup(
+            self.optimizer, config.warmup_steps, config.epochs * self.steps_per_epoch
+        )
+        self.ema = EMAModel(
+            self.policy.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
+        )
+        self.progress = Progress(epoch=0, step=0, best_validation_loss=float("inf"), best_epoch=0)
+        self.run_facts: dict[str, Any] = {
+            "config": json.loads(json.dumps(asdict(config), default=str)),
+            "data_sha256": demonstrations.sha256,
+            "data_manifest": demonstrations.manifest,
+            "episodes": len(demonstrations.episode_tasks),
+            "training_windows": len(self.training),
+            "validation_windows": len(self.validation),
+            "state_range": self.state_range,
+            "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
+            "seconds": 0.0,
+            "command": " ".join(["chunkcast-train", *sys.argv[1:]]),
+        }
+        if config.resume:
+            self._restore(read_checkpoint(config.out / LAST_CHECKPOINT))
+
+    def run(
+        self,
+        on_epoch: Callable[[EpochRecord], None],
+        on_step: Callable[[int, float], None] = lambda step, loss: None,
+    ) -> str:
+        """Train to the last epoch or until early stopping; returns why it ended.
+
+        Args:
+            on_epoch: called with each epoch's record before its checkpoint is written.
+            on_step: called with the step's number within the epoch and its loss.
+        """
+        while self.progress.epoch < self.config.epochs:
+            epoch = self.progress.epoch + 1
+            started = time.monotonic()
+            train = self._train_epoch(epoch, on_step)
+            trained_for = time.monotonic() - started
+            with self._averaged_weights():
+                validation = self._validate()
+            record = EpochRecord(
+                epoch=epoch,
+                step=self.progress.step + self.steps_per_epoch,
+                samples_per_second=self.steps_per_epoch * self.config.batch_size / trained_for,
+                learning_rate=self.schedule.get_last_lr()[0],
+                seconds=time.monotonic() - started,
+                **train,
+                **validation,
+            )
+            self._finish_epoch(record, on_epoch)
+            if self.config.patience and epoch - self.progress.best_epoch >= self.config.patience:
+                return f"no lower validation loss for {self.config.patience} epochs"
+        return "all epochs done"
+
+    def _train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> dict[str, Any]:
+        # Generators live on the CPU, so that a run's numbers do not depend on where it trains.
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        self.policy.train()
+        objective, noise_mse, norm = (torch.zeros((), device=self.device) for _ in range(3))
+        for step, batch in enumerate(self.training.shuffled(self.config.batch_size, generator)):
+            size = len(batch.mask)
+            timestep = torch.randint(self.config.train_timesteps, (size,), generator=generator)
+            noise = torch.randn(batch.actions.shape, generator=generator)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = denoising_loss(
+                    self.policy,
+                    self.noise_scheduler,
+                    batch,
+                    timestep.to(self.device),
+                    noise.to(self.device),
+                )
+            mean_loss = (loss.objective * self.timestep_weights[timestep].to(self.device)).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            mean_loss.backward()  # type: ignore[no-untyped-call]
+            norm += nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.gradient_clip)
+            self.optimizer.step()
+            self.schedule.step()
+            self.ema.step(self.policy.parameters())
+            objective += loss.objective.detach().mean()
+            noise_mse += loss.noise_mse.mean()
+            on_step(step + 1, float(mean_loss.detach()))
+        steps = self.steps_per_epoch
+        return {
+            "train_loss": float(objective) / steps,
+            "train_noise_mse": float(noise_mse) / steps,
+            "gradient_norm": float(norm) / steps,
+        }
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, Any]:
+        """Losses on the held-out episodes; fp32, fixed noise, timesteps stratified over the whole process."""
+        self.policy.eval()
+        generator = torch.Generator().manual_seed(VALIDATION_SEED)
+        timesteps_total = self.config.train_timesteps
+        objective, noise_mse, timesteps = [], [], []
+        for batch in self.validation.in_order(VALIDATION_BATCH):
+            size = len(batch.mask)
+            offset = torch.randint(timesteps_total, (1,), generator=generator)
+            timestep = (torch.randperm(size, generator=generator) + offset) % timesteps_total
+            noise = torch.randn(batch.actions.shape, generator=generator)
+            loss = denoising_loss(
+                self.policy, self.noise_scheduler, batch, timestep.to(self.device), noise.to(self.device)
+            )
+            objective.append(loss.objective.cpu())
+            noise_mse.append(loss.noise_mse.cpu())
+            timesteps.append(timestep)
+        noise_mse_all, timestep_all = torch.cat(noise_mse), torch.cat(timesteps)
+        bands: dict[str, float] = {}
+        for edges in torch.arange(timesteps_total).tensor_split(min(TIMESTEP_BANDS, timesteps_total)):
+            first, last = int(edges[0]), int(edges[-1])
+            inside = (timestep_all >= first) & (timestep_all <= last)
+            if inside.any():
+                bands[f"{first}-{last}"] = float(noise_mse_all[inside].mean())
+        return {
+            "validation_loss": float(torch.cat(objective).mean()),
+            "validation_noise_mse": float(noise_mse_all.mean()),
+            "validation_noise_mse_by_timestep": bands,
+        }
+
+    def _finish_epoch(self, record: EpochRecord, on_epoch: Callable[[EpochRecord], None]) -> None:
+        best = record.validation_loss < self.progress.best_validation_loss
+        self.progress = Progress(
+            epoch=record.epoch,
+            step=record.step,
+            best_validation_loss=record.validation_loss if best else self.progress.best_validation_loss,
+            best_epoch=record.epoch if best else self.progress.best_epoch,
+        )
+        self.run_facts["seconds"] += record.seconds
+        self.run_facts["last_record"] = asdict(record)
+        self.run_facts["best_validation_noise_mse"] = min(
+            record.validation_noise_mse, self.run_facts.get("best_validation_noise_mse", float("inf"))
+        )
+        on_epoch(record)
+        weights = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
+        with self._averaged_weights():
+            averaged = {f"ema.{name}": value.clone() for name, value in self.policy.state_dict().items()}
+        if best:
+            self._write(BEST_CHECKPOINT, averaged)
+        self._write(LAST_CHECKPOINT, {**weights, **averaged, **self._optimizer_tensors()})
+
+    def _write(self, name: Path, tensors: dict[str, torch.Tensor]) -> None:
+        write_checkpoint(self.config.out / name, Checkpoint(self.policy_config, self.run_facts, self.progress, tensors))
+
+    def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
+        state = self.optimizer.state_dict()["state"]
+        return {f"optimizer.{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Continue where ``checkpoint`` stands."""
+        for name in ("config", "data_sha256"):
+            mine, theirs = self.run_facts[name], checkpoint.run[name]
+            if name == "config":
+                # Where a run computes and that it resumes do not change what it computes.
+                mine, theirs = ({**facts, "resume": None, "device": None} for facts in (mine, theirs))
+            if mine != theirs:
+                changed = [key for key in mine if mine[key] != theirs.get(key)] if name == "config" else [name]
+                raise CheckpointError(
+                    f"{self.config.out} was begun with other settings ({', '.join(changed)}); resume with the "
+                    "same settings and demonstrations, or choose another --out"
+                )
+        self.policy.load_state_dict(checkpoint.part("model"))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in checkpoint.part("optimizer").items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        averaged = checkpoint.part("ema")
+        self.ema.shadow_params = [averaged[name].to(self.device).clone() for name, _ in self.policy.named_parameters()]
+        self.ema.optimization_step = checkpoint.progress.step
+        self.schedule.last_epoch = checkpoint.progress.step
+        for group, base, rate in zip(
+            self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * rate(checkpoint.progress.step)
+        self.progress, self.run_facts = checkpoint.progress, checkpoint.run
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """The policy holds the averaged weights inside this block."""
+        self.ema.store(self.policy.parameters())
+        self.ema.copy_to(self.policy.parameters())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.policy.parameters())

@@ -1,0 +1,123 @@
+"""Demonstrations as training windows: what was observed up to a tick, and the action chunk from that tick on.
+
+Every tick of every episode is a window. Before an episode's start its first observation is repeated, as the server
+does for a robot that has just begun; after its end the last action is repeated and masked out of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.errors import DemonstrationsError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``B`` windows in physical units.
+
+    Attributes:
+        state: float32 ``[B, T, S]``, oldest first; the last is the current one.
+        instruction: float32 ``[B, E]``, the embedding of the task's instruction.
+        actions: float32 ``[B, H, A]``, from the current tick on.
+        mask: float32 ``[B, H]``, 1 within the episode and 0 beyond its end.
+    """
+
+    state: torch.Tensor
+    instruction: torch.Tensor
+    actions: torch.Tensor
+    mask: torch.Tensor
+
+
+class Windows:
+    """All windows of a set of episodes, held as index tables over the demonstrations' rows.
+
+    Args:
+        demonstrations: the rows.
+        episodes: the indices of the episodes to take windows from.
+        observation_steps: observations per window, ``T``.
+        horizon: actions per window, ``H``.
+        device: where rows, tables and batches live.
+    """
+
+    def __init__(
+        self,
+        demonstrations: Demonstrations,
+        episodes: npt.NDArray[np.int64],
+        *,
+        observation_steps: int,
+        horizon: int,
+        device: torch.device,
+    ) -> None:
+        rows = np.flatnonzero(np.isin(demonstrations.episode_index, episodes))
+        starts = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "left")
+        ends = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "right") - 1
+        past = rows[:, None] + np.arange(1 - observation_steps, 1)
+        future = rows[:, None] + np.arange(horizon)
+        tasks = demonstrations.tasks
+        task_of_episode = np.array([tasks.index(task) for task in demonstrations.episode_tasks])
+        task_of_window = task_of_episode[demonstrations.episode_index[rows]]
+
+        self._states = torch.from_numpy(demonstrations.states).to(device)
+        self._actions = torch.from_numpy(demonstrations.actions).to(device)
+        self._past = torch.from_numpy(np.maximum(past, starts[:, None])).to(device)
+        self._future = torch.from_numpy(np.minimum(future, ends[:, None])).to(device)
+        self._mask = torch.from_numpy((future <= ends[:, None]).astype(np.float32)).to(device)
+        # A plain task is an instruction whose embedding is one-hot; a sentence encoder's takes the same place.
+        self._instruction = torch.eye(len(tasks), device=device)[torch.from_numpy(task_of_window).to(device)]
+
+    def __len__(self) -> int:
+        return len(self._past)
+
+    def take(self, indices: torch.Tensor) -> Batch:
+        """The windows at ``indices`` (int64 ``[B]``)."""
+        return Batch(
+            state=self._states[self._past[indices]],
+            instruction=self._instruction[indices],
+            actions=self._actions[self._future[indices]],
+            mask=self._mask[indices],
+        )
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch of full batches in an order drawn from ``generator``; the rest of a division is left out."""
+        order = torch.randperm(len(self), generator=generator, device=generator.device)
+        order = order.to(self._past.device)
+        batch_size = min(batch_size, len(self))
+        for first in range(0, len(self) - batch_size + 1, batch_size):
+            yield self.take(order[first : first + batch_size])
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Every window once, in order."""
+        for first in range(0, len(self), batch_size):
+            last = min(first + batch_size, len(self))
+            yield self.take(torch.arange(first, last, device=self._past.device))
+
+
+def split_by_episode(
+    demonstrations: Demonstrations, validation_fraction: float, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Training and validation episodes: whole episodes, the same share (at least one) of each task.
+
+    Neighbouring ticks are nearly equal: a split by window would validate on what was trained.
+
+    Raises:
+        DemonstrationsError: a task has fewer than two episodes.
+    """
+    generator = np.random.default_rng(seed)
+    tasks = np.array(demonstrations.episode_tasks)
+    validation: list[np.int64] = []
+    for task in demonstrations.tasks:
+        episodes = np.flatnonzero(tasks == task)
+        if len(episodes) < 2:
+            raise DemonstrationsError(
+                f"{task} has {len(episodes)} episode; a split by episode needs 2 or more: collect more"
+            )
+        held_out = max(1, round(validation_fraction * len(episodes)))
+        validation.extend(generator.choice(episodes, held_out, replace=False))
+    everything = np.arange(len(tasks))
+    return np.setdiff1d(everything, validation), np.sort(np.array(validation))
