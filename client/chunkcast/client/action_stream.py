@@ -5,9 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import grpc
 import numpy as np
@@ -29,8 +28,7 @@ Observation = Mapping[str, npt.NDArray[Any]]
 """One array for each of the policy's observation entries, by key, in physical units."""
 
 
-@dataclass(frozen=True)
-class ActionChunk:
+class ActionChunk(NamedTuple):
     """Actions for consecutive control ticks.
 
     Attributes:

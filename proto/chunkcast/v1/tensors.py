@@ -49,11 +49,11 @@ def decode_tensor(tensor: pb.Tensor) -> npt.NDArray[Any]:
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise TensorError(f"unknown dtype code {int(tensor.dtype)}; expected one of {sorted(DTYPES)}")
-    shape = tuple(tensor.shape)
+    shape, data = tuple(tensor.shape), tensor.data
     # Python's integers do not overflow, and no array is made before the lengths agree.
     expected = math.prod(shape) * dtype.itemsize
-    if any(size < 0 for size in shape) or expected != len(tensor.data):
+    if expected != len(data) or (shape and min(shape) < 0):
         raise TensorError(
-            f"{len(tensor.data)} bytes of data do not make a {dtype} tensor of shape {list(shape)} ({expected} bytes)"
+            f"{len(data)} bytes of data do not make a {dtype} tensor of shape {list(shape)} ({expected} bytes)"
         )
-    return np.frombuffer(tensor.data, dtype).reshape(shape)
+    return np.frombuffer(data, dtype).reshape(shape)

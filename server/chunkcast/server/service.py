@@ -163,7 +163,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             return None
         inputs = session.graph_inputs(observation)
         prepared = time.perf_counter()
-        result = await policy.engine.infer(inputs)
+        result = await policy.engine.infer(inputs, alone=self._statistics.active_streams <= 1)
         inferred = time.perf_counter()
         actions = result.actions[0]
         policy.guard.check(actions)

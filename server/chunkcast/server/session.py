@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from chunkcast.server.engine import INSTRUCTION_INPUT, NOISE_INPUT
 from chunkcast.server.errors import ObservationRejected
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.tensors import DTYPES, TensorError, decode_tensor
+from chunkcast.v1.tensors import DTYPES
 
 MAX_IDENTIFIER_LENGTH = 128
 
@@ -30,7 +31,7 @@ class Session:
 
     def __init__(self, spec: pb.PolicySpec) -> None:
         self._spec = spec
-        self._entries = {entry.key: (DTYPES[entry.dtype], tuple(entry.shape)) for entry in spec.observations}
+        self._entries = {entry.key: _Entry.of(entry) for entry in spec.observations}
         self._embeddings = {
             instruction.text: np.array(instruction.embedding, np.float32)[None] for instruction in spec.instructions
         }
@@ -75,15 +76,13 @@ class Session:
 
     def graph_inputs(self, observation: pb.Observation) -> Tensors:
         """The graph's inputs, batch size 1, for ``observation``, the last one accepted."""
-        newest = self._last_step
-        by_step = dict(self._history)
-        ticks = []
-        current = by_step[newest]
-        for step in range(newest, newest - self._spec.observation_steps, -1):
-            current = by_step.get(step, current)
-            ticks.append(current)
-        ticks.reverse()  # oldest first
-        inputs: Tensors = {key: np.stack([tick[key] for tick in ticks])[None] for key in self._entries}
+        ticks = self._ticks()
+        inputs: Tensors = (
+            # A view, where np.stack would cost as much as all the checks together.
+            {key: array[None, None] for key, array in ticks[0].items()}
+            if len(ticks) == 1
+            else {key: np.stack([tick[key] for tick in ticks])[None] for key in self._entries}
+        )
         if self._embeddings:
             inputs[INSTRUCTION_INPUT] = self._embeddings[self._instruction]
         generator = (
@@ -94,38 +93,66 @@ class Session:
         inputs[NOISE_INPUT] = generator.standard_normal(self._noise_shape, np.float32)
         return inputs
 
+    def _ticks(self) -> list[Tensors]:
+        """The observations that the policy sees, oldest first; a missing tick is the next newer one."""
+        by_step = dict(self._history)
+        newest = self._last_step
+        ticks = [by_step[newest]]
+        for step in range(newest - 1, newest - self._spec.observation_steps, -1):
+            ticks.append(by_step.get(step, ticks[-1]))
+        ticks.reverse()
+        return ticks
+
     def _decode(self, observation: pb.Observation) -> Tensors:
         """The observation's tensors, each of the key, dtype and shape that the specification says, and finite."""
-        if observation.tensors.keys() != self._entries.keys():
+        tensors = observation.tensors
+        if tensors.keys() != self._entries.keys():
             raise ObservationRejected(
                 pb.ERROR_CODE_WRONG_KEY,
-                f"observation has {_list_some(sorted(observation.tensors))}, expected {sorted(self._entries)}",
+                f"observation has {_list_some(sorted(tensors))}, expected {sorted(self._entries)}",
             )
-        decoded: Tensors = {}
-        for key, (dtype, shape) in self._entries.items():
-            tensor = observation.tensors[key]
-            if DTYPES.get(tensor.dtype) != dtype:
-                received = DTYPES.get(tensor.dtype, f"code {int(tensor.dtype)}")
-                raise ObservationRejected(
-                    pb.ERROR_CODE_WRONG_DTYPE, f"{key} is {received}, expected {dtype}; convert it before sending"
-                )
-            if tuple(tensor.shape) != shape:
-                raise ObservationRejected(
-                    pb.ERROR_CODE_WRONG_SHAPE,
-                    f"{key} has shape {_list_some(list(tensor.shape))}, expected {list(shape)}",
-                )
-            try:
-                array = decode_tensor(tensor)
-            except TensorError as error:
-                raise ObservationRejected(pb.ERROR_CODE_WRONG_SHAPE, f"{key}: {error}") from None
-            if dtype.kind == "f" and not np.isfinite(array).all():
-                index = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-                raise ObservationRejected(
-                    pb.ERROR_CODE_NOT_FINITE,
-                    f"{key} at index {index} is {array[tuple(index)]}; send finite values: check the sensor",
-                )
-            decoded[key] = array
-        return decoded
+        return {key: entry.decode(key, tensors[key]) for key, entry in self._entries.items()}
+
+
+class _Entry(NamedTuple):
+    """One observation entry, laid out for quick comparison with what arrives."""
+
+    code: pb.DataType.ValueType
+    dtype: np.dtype[Any]
+    shape: list[int]
+    size_bytes: int
+
+    @classmethod
+    def of(cls, entry: pb.ObservationEntry) -> _Entry:
+        dtype = DTYPES[entry.dtype]
+        return cls(entry.dtype, dtype, list(entry.shape), math.prod(entry.shape) * dtype.itemsize)
+
+    def decode(self, key: str, tensor: pb.Tensor) -> npt.NDArray[Any]:
+        """The tensor's array, of this entry's dtype and shape, and finite."""
+        if tensor.dtype != self.code:
+            received = DTYPES.get(tensor.dtype, f"code {int(tensor.dtype)}")
+            raise ObservationRejected(
+                pb.ERROR_CODE_WRONG_DTYPE, f"{key} is {received}, expected {self.dtype}; convert it before sending"
+            )
+        if tensor.shape != self.shape:
+            raise ObservationRejected(
+                pb.ERROR_CODE_WRONG_SHAPE,
+                f"{key} has shape {_list_some(list(tensor.shape))}, expected {self.shape}",
+            )
+        data = tensor.data
+        if len(data) != self.size_bytes:
+            raise ObservationRejected(
+                pb.ERROR_CODE_WRONG_SHAPE,
+                f"{key} has {len(data)} bytes of data, expected {self.size_bytes} for {self.dtype} {self.shape}",
+            )
+        array = np.frombuffer(data, self.dtype).reshape(self.shape)
+        if self.dtype.kind == "f" and not np.isfinite(array).all():
+            index = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+            raise ObservationRejected(
+                pb.ERROR_CODE_NOT_FINITE,
+                f"{key} at index {index} is {array[tuple(index)]}; send finite values: check the sensor",
+            )
+        return array
 
 
 def _list_some(values: list[Any], limit: int = 8) -> str:

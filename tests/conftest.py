@@ -1,0 +1,55 @@
+"""Fixtures: real servers on loopback ports, with bundles made by hand or shipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from chunkcast.client.sim.private_server import PrivateServer, private_server
+from tests.handmade_bundle import write_echo_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED_BUNDLE = ROOT / "policies" / "metaworld-six"
+
+ServeBundle = Callable[..., PrivateServer]
+
+
+@pytest.fixture
+def serve_bundle() -> Iterator[ServeBundle]:
+    """Start ``chunkcast-serve`` on free ports for a bundle; stopped at the test's end."""
+    with ExitStack() as stack:
+
+        def serve(bundle: Path, *arguments: str) -> PrivateServer:
+            return stack.enter_context(private_server(bundle, *arguments))
+
+        yield serve
+
+
+@pytest.fixture(scope="module")
+def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateServer]:
+    """A server whose policy returns the observation history that the server put together."""
+    with private_server(write_echo_bundle(tmp_path_factory.mktemp("echo") / "echo")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shipped_server() -> Iterator[PrivateServer]:
+    """A server with the shipped six-task policy."""
+    with private_server(SHIPPED_BUNDLE) as server:
+        yield server
+
+
+def required_program(name: str, package: str) -> str:
+    """The path of a Debian program that CI installs; a test that needs it is skipped elsewhere, never in CI."""
+    path = shutil.which(name)
+    if path:
+        return path
+    message = f"{name} is not installed (apt-get install {package})"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)

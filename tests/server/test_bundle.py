@@ -1,0 +1,137 @@
+"""Whatever is wrong with a bundle is refused with one clear line, before anything is served."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chunkcast.server.bundle import read_bundle
+from chunkcast.server.engine import Engine
+from chunkcast.server.errors import BundleError
+from chunkcast.training.export.bundle_writer import write_bundle
+from tests.handmade_bundle import echo_graph, echo_spec, write_echo_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_echo_bundle(tmp_path / "echo")
+
+
+def edit_spec(bundle: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    file = bundle / "policy.json"
+    spec = json.loads(file.read_text())
+    edit(spec)
+    file.write_text(json.dumps(spec))
+
+
+def refused(bundle: Path, pattern: str) -> None:
+    with pytest.raises(BundleError, match=pattern) as caught:
+        read_bundle(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_bundle_is_read(bundle: Path) -> None:
+    read = read_bundle(bundle)
+    assert read.spec.name == "echo"
+    assert read.graph == echo_graph()
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "policy.json is missing; expected a bundle folder")
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.onnx"])
+def test_missing_file(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    refused(bundle, f"{name} is missing")
+
+
+def test_flipped_bit(bundle: Path) -> None:
+    file = bundle / "policy.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    refused(bundle, r"policy.onnx has SHA-256 \w+\.\.\., policy.json says \w+")
+
+
+def test_truncated_graph(bundle: Path) -> None:
+    file = bundle / "policy.onnx"
+    file.write_bytes(file.read_bytes()[:-1])
+    refused(bundle, r"policy.onnx has \d+ bytes, policy.json says \d+")
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+def test_unknown_version(bundle: Path, version: object) -> None:
+    edit_spec(bundle, lambda spec: spec.update(format_version=version))
+    refused(bundle, re.escape(f"has format_version {version!r}, this server reads 1"))
+
+
+def test_truncated_specification(bundle: Path) -> None:
+    file = bundle / "policy.json"
+    file.write_text(file.read_text()[:-20])
+    refused(bundle, "policy.json is not JSON")
+
+
+def test_unknown_field(bundle: Path) -> None:
+    edit_spec(bundle, lambda spec: spec.update(surprise=1))
+    refused(bundle, "is not a policy specification .*surprise")
+
+
+@pytest.mark.parametrize("path", ["../policy.onnx", "/etc/passwd", "sub/policy.onnx", "..", ""])
+def test_paths_cannot_leave_the_bundle(bundle: Path, path: str) -> None:
+    edit_spec(bundle, lambda spec: spec["files"].append({"path": path, "sha256": "0" * 64, "size_bytes": "1"}))
+    refused(bundle, "expected a plain name in the bundle")
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (lambda s: s.update(name=""), "name and version"),
+        (lambda s: s.update(observations=[]), "no observation entry"),
+        (lambda s: s.update(observation_steps=0), "observation_steps is 0"),
+        (lambda s: s["observations"].append(s["observations"][0]), "not distinct"),
+        (lambda s: s["observations"][0].update(shape=["0"]), r"has shape \[0\]"),
+        (lambda s: s["observations"][0].update(shape=["99999999", "99999999"]), "at most 16777216 elements"),
+        (lambda s: s["observations"][0].update(dtype="DATA_TYPE_UNSPECIFIED"), "unknown dtype code 0"),
+        (lambda s: s["action"].update(elements=[]), "no action element"),
+        (lambda s: s["action"]["elements"][0].update(low=20.0), "expected low < high"),
+        (lambda s: s["action"]["elements"][0].update(high="NaN"), "expected low < high"),
+        (lambda s: s["action"].update(execute_steps=4), r"execute_steps 4 must lie in \[1, horizon 3\]"),
+        (lambda s: s["action"].update(control_rate_hz=0), "control_rate_hz is 0"),
+        (lambda s: s["instructions"][0].update(embedding=[1]), "embeddings have sizes"),
+        (lambda s: s["instructions"][0].update(text="right"), "instructions are not distinct"),
+        (lambda s: s.update(files=[]), "lists no policy.onnx"),
+    ],
+)
+def test_contradictions(bundle: Path, edit: Callable[[dict[str, Any]], None], pattern: str) -> None:
+    edit_spec(bundle, edit)
+    refused(bundle, pattern)
+
+
+def test_graph_of_another_shape_than_the_specification(tmp_path: Path) -> None:
+    spec = echo_spec()
+    spec.observations[0].shape[0] = 5
+    write_bundle(tmp_path / "bundle", echo_graph(), spec, overwrite=False)
+    with pytest.raises(
+        BundleError, match=r"graph input 'observation.state' is .* 3, 4\], policy.json implies .* 3, 5\]"
+    ):
+        Engine(read_bundle(tmp_path / "bundle"))
+
+
+def test_graph_with_other_inputs_than_the_specification(tmp_path: Path) -> None:
+    spec = echo_spec()
+    del spec.instructions[:]
+    write_bundle(tmp_path / "bundle", echo_graph(), spec, overwrite=False)
+    with pytest.raises(BundleError, match=r"the graph's inputs are \['instruction', .*policy.json implies"):
+        Engine(read_bundle(tmp_path / "bundle"))
+
+
+def test_bytes_that_are_no_graph(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", b"not a graph", echo_spec(), overwrite=False)
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load the graph"):
+        Engine(read_bundle(tmp_path / "bundle"))
