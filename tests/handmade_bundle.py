@@ -18,7 +18,7 @@ STATE_KEY = "observation.state"
 STATE_SIZE = 4
 HISTORY = 3
 INSTRUCTIONS = ("left", "right")
-BOUND = 10.0
+BOUND = 100.0
 
 
 def echo_spec(name: str = "echo", version: str = "1") -> pb.PolicySpec:

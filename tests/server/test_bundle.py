@@ -99,7 +99,7 @@ def test_paths_cannot_leave_the_bundle(bundle: Path, path: str) -> None:
         (lambda s: s["observations"][0].update(shape=["99999999", "99999999"]), "at most 16777216 elements"),
         (lambda s: s["observations"][0].update(dtype="DATA_TYPE_UNSPECIFIED"), "unknown dtype code 0"),
         (lambda s: s["action"].update(elements=[]), "no action element"),
-        (lambda s: s["action"]["elements"][0].update(low=20.0), "expected low < high"),
+        (lambda s: s["action"]["elements"][0].update(low=200.0), "expected low < high"),
         (lambda s: s["action"]["elements"][0].update(high="NaN"), "expected low < high"),
         (lambda s: s["action"].update(execute_steps=4), r"execute_steps 4 must lie in \[1, horizon 3\]"),
         (lambda s: s["action"].update(control_rate_hz=0), "control_rate_hz is 0"),

@@ -147,7 +147,7 @@ def test_data_shorter_than_the_shape(echo_server: PrivateServer) -> None:
 
 
 def test_actions_out_of_bounds_never_leave_the_server(stream: ActionStream) -> None:
-    with pytest.raises(UnsafeAction, match=r"action 'a0' at row 0 is 10.5, expected \[-10"):
+    with pytest.raises(UnsafeAction, match=r"action 'a0' at row 0 is 100.5, expected \[-100"):
         history_seen(stream, BOUND + 0.5, step=0)
     with pytest.raises(UnsafeAction):
         history_seen(stream, BOUND, step=1)  # the history still holds the value that is out of bounds

@@ -122,8 +122,7 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
 
 def _read_file(folder: Path, file: pb.BundleFile) -> bytes:
     """One file's content, if its name, size and hash are as the specification says."""
-    name = Path(file.path)
-    if name.name != file.path or file.path in (".", ".."):
+    if file.path in ("", "..") or Path(file.path).name != file.path:
         raise BundleError(f"{folder / SPEC_NAME} names the file {file.path!r}; expected a plain name in the bundle")
     path = folder / file.path
     if not path.is_file():

@@ -6,6 +6,7 @@ import logging
 import sys
 
 from chunkcast.server.config import ServeConfig
+from chunkcast.server.errors import BadFlag, BundleError
 
 
 def main() -> None:
@@ -16,25 +17,17 @@ def main() -> None:
         config = tyro.cli(ServeConfig)
         _configure_log(config.log_format)
         _serve(config)
-    except (ValueError, OSError) as error:
-        _refuse(error)
+    except (BadFlag, BundleError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _serve(config: ServeConfig) -> None:
     import asyncio
 
     from chunkcast.server.app import serve
-    from chunkcast.server.errors import BundleError
 
-    try:
-        asyncio.run(serve(config))
-    except BundleError as error:
-        _refuse(error)
-
-
-def _refuse(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
+    asyncio.run(serve(config))
 
 
 def _configure_log(log_format: str) -> None:

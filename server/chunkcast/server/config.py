@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from chunkcast.server.errors import BadFlag
+
 
 @dataclass(frozen=True)
 class ServeConfig:
@@ -37,21 +39,21 @@ class ServeConfig:
                 continue
             host, separator, port = address.rpartition(":")
             if not separator or not port.isdigit() or int(port) > 65535:
-                raise ValueError(f"{flag} is {address!r}, expected HOST:PORT such as 127.0.0.1:50051")
+                raise BadFlag(f"{flag} is {address!r}, expected HOST:PORT such as 127.0.0.1:50051")
             if not self.insecure and not _is_loopback(host):
-                raise ValueError(
+                raise BadFlag(
                     f"{flag} {address} is reachable from other machines and this server has no encryption or "
                     "authentication; listen on 127.0.0.1, or pass --insecure on a network that you trust"
                 )
         if self.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {self.threads}")
+            raise BadFlag(f"--threads must be at least 1, got {self.threads}")
         if self.cpus and not set(self.cpus) <= os.sched_getaffinity(0):
             available = sorted(os.sched_getaffinity(0))
-            raise ValueError(f"--cpus is {list(self.cpus)}, expected some of {available}")
+            raise BadFlag(f"--cpus is {list(self.cpus)}, expected some of {available}")
         if self.drain_seconds < 0:
-            raise ValueError(f"--drain-seconds must not be negative, got {self.drain_seconds}")
+            raise BadFlag(f"--drain-seconds must not be negative, got {self.drain_seconds}")
         if self.log_format not in ("text", "json"):
-            raise ValueError(f"--log-format is {self.log_format!r}, expected text or json")
+            raise BadFlag(f"--log-format is {self.log_format!r}, expected text or json")
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 ::
 
+    BadFlag              a command line's value that cannot be served
     BundleError          a bundle is missing, damaged, of an unknown version or contradicts itself
     ObservationRejected  an observation cannot be used; becomes an ObservationError in the stream
 """
@@ -9,6 +10,10 @@
 from __future__ import annotations
 
 from chunkcast.v1 import policy_pb2 as pb
+
+
+class BadFlag(Exception):
+    """A flag's value that cannot be served. Not a ValueError, which tyro would draw a box around."""
 
 
 class BundleError(Exception):

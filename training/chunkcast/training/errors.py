@@ -15,7 +15,10 @@ from collections.abc import Callable
 
 
 class TrainingError(Exception):
-    """Bad input to a training command. The message says what was received, what was expected and what to do."""
+    """Bad input to a training command: one line on what was received, what was expected and what to do.
+
+    Not a ValueError, which tyro would draw a box around.
+    """
 
 
 class DemonstrationsError(TrainingError):
@@ -34,7 +37,7 @@ def run_command(command: Callable[[], None]) -> None:
     """Run a command line's work; bad input becomes one line and exit code 2, Ctrl-C exit code 130."""
     try:
         command()
-    except (TrainingError, ValueError) as error:
+    except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -6,7 +6,10 @@ Does not know: demonstrations, policies, servers. metaworld is imported late, so
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
+
+from chunkcast.training.errors import TrainingError
 
 SIX_TASKS: tuple[str, ...] = (
     "button-press-topdown-v3",
@@ -58,14 +61,11 @@ def make_environment(task: str) -> Any:
     """The MetaWorld environment of ``task`` with its goal visible, whose episode follows from ``seed_episode``.
 
     Raises:
-        ValueError: the task is not one of MetaWorld's fifty.
+        TrainingError: the task is not one of MetaWorld's fifty.
     """
     from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-    key = f"{task}-goal-observable"
-    if key not in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE:
-        raise ValueError(f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(SIX_TASKS)}")
-    environment = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[key](seed=0)
+    environment = _lookup(ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE, task, suffix="-goal-observable")(seed=0)
     # Draw goal and object positions from the environment's own generator at each reset, rather than
     # replay the one drawn at construction: then one integer names the whole episode.
     environment._freeze_rand_vec = False
@@ -74,9 +74,19 @@ def make_environment(task: str) -> Any:
 
 
 def make_expert(task: str) -> Any:
-    """MetaWorld's scripted expert of ``task``: an object with ``get_action(observation) -> action``."""
+    """MetaWorld's scripted expert of ``task``: an object with ``get_action(observation) -> action``.
+
+    Raises:
+        TrainingError: the task is not one of MetaWorld's fifty.
+    """
     from metaworld.policies import ENV_POLICY_MAP
 
     # The experts' proportional gains overshoot [-1, 1] and say so at every step; callers clip.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high", category=UserWarning)
-    return ENV_POLICY_MAP[task]()
+    return _lookup(ENV_POLICY_MAP, task)()
+
+
+def _lookup(table: Mapping[str, Any], task: str, suffix: str = "") -> Any:
+    if task + suffix not in table:
+        raise TrainingError(f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(SIX_TASKS)}")
+    return table[task + suffix]

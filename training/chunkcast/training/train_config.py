@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from chunkcast.training.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -65,14 +67,14 @@ class TrainConfig:
         """Refuse values that no run could use."""
         for name in ("epochs", "batch_size", "train_timesteps", "horizon", "observation_steps", "blocks"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+                raise TrainingError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not 1 <= self.execute_steps <= self.horizon:
-            raise ValueError(f"--execute-steps must lie in [1, --horizon {self.horizon}], got {self.execute_steps}")
+            raise TrainingError(f"--execute-steps must lie in [1, --horizon {self.horizon}], got {self.execute_steps}")
         if self.width < 8 or self.width % 4:
-            raise ValueError(f"--width must be a multiple of 4 and at least 8, got {self.width}")
+            raise TrainingError(f"--width must be a multiple of 4 and at least 8, got {self.width}")
         if not 0.0 < self.validation_fraction < 1.0:
-            raise ValueError(f"--validation-fraction must lie in (0, 1), got {self.validation_fraction}")
+            raise TrainingError(f"--validation-fraction must lie in (0, 1), got {self.validation_fraction}")
         if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"--ema-decay must lie in [0, 1), got {self.ema_decay}")
+            raise TrainingError(f"--ema-decay must lie in [0, 1), got {self.ema_decay}")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
-            raise ValueError("--learning-rate and --gradient-clip must be positive")
+            raise TrainingError("--learning-rate and --gradient-clip must be positive")

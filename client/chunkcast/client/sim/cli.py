@@ -18,6 +18,10 @@ EVALUATION_SEED = 1_000_000
 """Far from any seed that demonstrations take from 0 on, and from those that choices are made on (500,000)."""
 
 
+class BadFlag(Exception):
+    """A flag's value that cannot be played. Not a ValueError, which tyro would draw a box around."""
+
+
 @dataclass(frozen=True)
 class SimConfig:
     """Play MetaWorld episodes against a policy server, in parallel processes; print and record success and latency."""
@@ -50,13 +54,13 @@ class SimConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be played."""
         if (self.server is None) == (self.bundle is None):
-            raise ValueError("give either --server HOST:PORT or --bundle DIR")
+            raise BadFlag("give either --server HOST:PORT or --bundle DIR")
         if self.metrics and self.bundle is None:
-            raise ValueError("--metrics goes with --bundle; a running server has its own page")
+            raise BadFlag("--metrics goes with --bundle; a running server has its own page")
         if self.episodes < 1 or self.workers < 1:
-            raise ValueError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
+            raise BadFlag(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
         if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
+            raise BadFlag(f"--seed must not be negative, got {self.seed}")
 
 
 def main() -> None:
@@ -65,7 +69,7 @@ def main() -> None:
 
     try:
         _run(tyro.cli(SimConfig))
-    except ValueError as error:
+    except BadFlag as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -101,7 +105,7 @@ def sim_command(config: SimConfig, target: str) -> None:
     """Play, print the table, write the JSON.
 
     Raises:
-        ValueError: a task is unknown to the policy.
+        BadFlag: a task is unknown to the policy.
         ChunkcastError: the server cannot be used.
     """
     from rich.console import Console
@@ -173,9 +177,7 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
     tasks = [task.strip() for task in config.tasks.split(",") if task.strip()] or known
     unknown = [task for task in tasks if task not in known]
     if unknown:
-        raise ValueError(
-            f"{spec.name} does not know {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}"
-        )
+        raise BadFlag(f"{spec.name} does not know {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}")
     return [
         EpisodeJob(
             task,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chunkcast.client.errors import RobotMismatch
+
 STATE_KEY = "observation.state"
 MAX_EPISODE_STEPS = 500
 """MetaWorld's own limit; a step beyond it raises."""
@@ -21,7 +23,7 @@ class MetaWorldRobot:
         task: a MetaWorld v3 name, such as ``pick-place-v3``.
 
     Raises:
-        ValueError: MetaWorld has no such task.
+        RobotMismatch: MetaWorld has no such task.
     """
 
     def __init__(self, task: str) -> None:
@@ -29,7 +31,7 @@ class MetaWorldRobot:
 
         key = f"{task}-goal-observable"
         if key not in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE:
-            raise ValueError(f"unknown MetaWorld task {task!r}; expected a v3 name such as pick-place-v3")
+            raise RobotMismatch(f"unknown MetaWorld task {task!r}; expected a v3 name such as pick-place-v3")
         self.task = task
         self._environment: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[key](seed=0)
         # Draw each episode from the environment's own generator, which begin_episode seeds.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from chunkcast.client import PolicyUnavailable
 
@@ -16,10 +19,17 @@ STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class PrivateServer:
-    """Where it listens: HOST:PORT of gRPC and of the metrics page."""
+    """A running server.
+
+    Attributes:
+        address: HOST:PORT of gRPC.
+        metrics_address: HOST:PORT of the metrics page.
+        process: the child process.
+    """
 
     address: str
     metrics_address: str
+    process: subprocess.Popen[str]
 
 
 @contextmanager
@@ -36,17 +46,15 @@ def private_server(bundle: Path, *arguments: str) -> Iterator[PrivateServer]:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
+    assert process.stderr is not None
+    log = _LogReader(process.stderr)
     try:
         ready = process.stdout.readline().split()
         if ready[:1] != ["ready"]:
-            _, log = process.communicate()
-            lines = [line for line in log.splitlines() if line.strip()]
-            reason = lines[-1].removeprefix("error: ") if lines else f"exit code {process.returncode}"
-            raise PolicyUnavailable(reason)
+            process.wait(STOP_SECONDS)
+            raise PolicyUnavailable(log.reason() or f"the server ended with exit code {process.returncode}")
         addresses = dict(item.split("=", 1) for item in ready[1:])
-        # The log goes on; unread, a full pipe would stop the server.
-        with _drained(process):
-            yield PrivateServer(addresses["grpc"], addresses["metrics"])
+        yield PrivateServer(addresses["grpc"], addresses["metrics"], process)
     finally:
         process.terminate()
         try:
@@ -54,25 +62,29 @@ def private_server(bundle: Path, *arguments: str) -> Iterator[PrivateServer]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        log.join()
         process.stdout.close()
 
 
-@contextmanager
-def _drained(process: subprocess.Popen[str]) -> Iterator[None]:
-    import threading
+class _LogReader(threading.Thread):
+    """Reads the server's log as it comes (unread, a full pipe would stop the server) and keeps its last lines."""
 
-    assert process.stderr is not None
-    log = process.stderr
+    KEPT_LINES = 50
 
-    def drain() -> None:
-        for _ in log:
-            pass
-        log.close()
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__(name="private-server-log", daemon=True)
+        self._stream = stream
+        self._lines: deque[str] = deque(maxlen=self.KEPT_LINES)
+        self.start()
 
-    thread = threading.Thread(target=drain, name="private-server-log", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        process.terminate()
-        thread.join(STOP_SECONDS)
+    def run(self) -> None:
+        """Read to the end."""
+        with self._stream:
+            self._lines.extend(line.rstrip() for line in self._stream)
+
+    def reason(self) -> str:
+        """The server's own ``error:`` line, or else the last it said."""
+        self.join()
+        lines = [line for line in self._lines if line.strip()]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return (errors or lines or [""])[-1]

@@ -23,12 +23,14 @@ class RenderingUnavailable(ChunkcastError):
 
 
 def choose_gl() -> None:
-    """Set MUJOCO_GL for this process and its children; must run before mujoco is imported, which reads it then.
+    """Prepare the environment of the worker processes for rendering: mujoco reads MUJOCO_GL when it is imported.
 
     Raises:
         RenderingUnavailable: no GL library is found.
     """
     assert "mujoco" not in sys.modules
+    # Workers start ffmpeg while gRPC's threads run; gRPC would log that it cannot follow through the fork.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     if os.environ.get("MUJOCO_GL"):
         return
     if os.environ.get("DISPLAY"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from chunkcast.training.errors import run_command
+from chunkcast.training.errors import TrainingError, run_command
 from chunkcast.training.metaworld_tasks import (
     ACTION_ELEMENTS,
     CONTROL_RATE_HZ,
@@ -40,11 +40,11 @@ class CollectConfig:
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         if self.episodes < 1 or self.workers < 1:
-            raise ValueError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
+            raise TrainingError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
         if not 0.0 <= self.noise <= 2.0:
-            raise ValueError(f"--noise must lie in [0, 2] (actions span [-1, 1]), got {self.noise}")
+            raise TrainingError(f"--noise must lie in [0, 2] (actions span [-1, 1]), got {self.noise}")
         if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
+            raise TrainingError(f"--seed must not be negative, got {self.seed}")
 
 
 def main() -> None:
@@ -65,12 +65,7 @@ def collect_command(config: CollectConfig) -> None:
     from chunkcast.training.metaworld_tasks import make_expert
 
     for task in config.tasks:
-        try:
-            make_expert(task)
-        except KeyError:
-            raise ValueError(
-                f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(SIX_TASKS)}"
-            ) from None
+        make_expert(task)  # refuses an unknown one, before any process is started
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

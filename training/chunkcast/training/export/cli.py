@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from chunkcast.training.errors import run_command
+from chunkcast.training.errors import TrainingError, run_command
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Refuse values that no bundle could have."""
         if self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, got {self.steps}")
+            raise TrainingError(f"--steps must be at least 1, got {self.steps}")
 
 
 def main() -> None:
@@ -53,8 +52,6 @@ def export_command(config: ExportConfig) -> None:
     console = Console(stderr=True)
     with console.status("loading torch"):
         logging.getLogger("diffusers").setLevel(logging.ERROR)
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", category=FutureWarning)  # of the exporter's own dependencies
         from chunkcast.training.checkpoint import load_policy, read_checkpoint
         from chunkcast.training.errors import ExportError
         from chunkcast.training.export.bundle_writer import GRAPH_NAME, SPEC_NAME, write_bundle

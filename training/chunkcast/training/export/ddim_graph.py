@@ -7,6 +7,8 @@ would rule out CUDA graphs. Inputs are found by name: a graph with a committed p
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any, cast
 
 import torch
@@ -25,7 +27,8 @@ class DdimGraph(nn.Module):
 
     Args:
         policy: normaliser and denoiser.
-        scheduler: a diffusers DDIM scheduler with its timesteps set; only its timesteps and abar are taken.
+        scheduler: a diffusers DDIM scheduler with its timesteps set; only its timesteps and
+            abar are taken.
     """
 
     def __init__(self, policy: DiffusionPolicy, scheduler: Any) -> None:
@@ -34,8 +37,13 @@ class DdimGraph(nn.Module):
         self.predicts_sample = policy.config.prediction_type == "sample"
         timesteps = [int(timestep) for timestep in scheduler.timesteps]
         self.abar = [float(scheduler.alphas_cumprod[timestep]) for timestep in timesteps]
-        # One step's result is the next one's input; the last returns the clean chunk (abar = 1).
-        self.abar_previous = [*self.abar[1:], 1.0]
+        # As diffusers has it: a stride of whole timesteps, which misses the next one by a timestep where the number of
+        # evaluations does not divide the process. Below zero lies the clean chunk.
+        stride = scheduler.config.num_train_timesteps // len(timesteps)
+        self.abar_previous = [
+            float(scheduler.alphas_cumprod[timestep - stride] if timestep >= stride else scheduler.final_alpha_cumprod)
+            for timestep in timesteps
+        ]
         for index, timestep in enumerate(timesteps):
             self.register_buffer(f"timestep_{index}", torch.tensor([timestep]))
 
@@ -65,15 +73,19 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
         torch.zeros(2, config.horizon, config.action_size),
     )
     batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        DdimGraph(policy, scheduler).eval(),
-        example,
-        input_names=[STATE_INPUT, INSTRUCTION_INPUT, NOISE_INPUT],
-        output_names=[ACTIONS_OUTPUT],
-        dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
-        dynamo=True,
-        optimize=True,
-        verbose=False,
-    )
+    # The exporter warns of its own use of deprecated functions, and logs that torchvision is absent.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            DdimGraph(policy, scheduler).eval(),
+            example,
+            input_names=[STATE_INPUT, INSTRUCTION_INPUT, NOISE_INPUT],
+            output_names=[ACTIONS_OUTPUT],
+            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
     assert program is not None
     return bytes(program.model_proto.SerializeToString())

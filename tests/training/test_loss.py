@@ -1,0 +1,102 @@
+"""The losses equal what their equations say, for both prediction types."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+
+from chunkcast.training.loss import denoising_loss, timestep_weights
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, PredictionType, training_noise_scheduler
+from chunkcast.training.windows import Batch
+
+PREDICTION_TYPES = ("sample", "epsilon")
+
+
+def policy(prediction_type: str) -> DiffusionPolicy:
+    config = PolicyConfig(
+        state_size=3,
+        action_size=2,
+        instructions=("a", "b"),
+        observation_steps=1,
+        horizon=4,
+        width=16,
+        blocks=1,
+        prediction_type=cast(PredictionType, prediction_type),
+        train_timesteps=100,
+    )
+    torch.manual_seed(0)
+    made = DiffusionPolicy(
+        config, torch.zeros(3), torch.ones(3), torch.tensor([-1.0, -10.0]), torch.tensor([1.0, 30.0])
+    )
+    torch.nn.init.normal_(made.denoiser.chunk_out.weight, std=0.1)
+    return made
+
+
+def batch(size: int = 6) -> Batch:
+    mask = torch.ones(size, 4)
+    mask[0, 2:] = 0.0
+    actions = torch.stack([torch.rand(size, 4) * 2 - 1, torch.rand(size, 4) * 40 - 10], -1)
+    return Batch(torch.randn(size, 1, 3), torch.eye(2)[torch.arange(size) % 2], actions, mask)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_noise_mse_is_that_of_the_implied_noise(prediction_type: str) -> None:
+    made, scheduler = policy(prediction_type), training_noise_scheduler(policy(prediction_type).config)
+    windows = batch()
+    timestep, noise = torch.tensor([0, 5, 20, 50, 80, 99]), torch.randn(6, 4, 2)
+    loss = denoising_loss(made, scheduler, windows, timestep, noise)
+
+    clean = made.normalize_actions(windows.actions)
+    abar = scheduler.alphas_cumprod[timestep][:, None, None]
+    noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
+    prediction = made(noisy, timestep, made.condition(windows.state, windows.instruction))
+    is_noise = prediction_type == "epsilon"
+    noise_hat = prediction if is_noise else (noisy - abar.sqrt() * prediction) / (1 - abar).sqrt()
+    squared = ((noise_hat - noise) ** 2).mean(-1)
+    expected = (squared * windows.mask).sum(-1) / windows.mask.sum(-1)
+    torch.testing.assert_close(loss.noise_mse, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_masked_actions_do_not_count() -> None:
+    made, scheduler = policy("sample"), training_noise_scheduler(policy("sample").config)
+    windows = batch()
+    timestep, noise = torch.full((6,), 99), torch.randn(6, 4, 2)
+    # At the last timestep the noisy chunk is noise alone, so the network cannot see the actions that are changed.
+    scheduler.alphas_cumprod[99] = 0.0
+    before = denoising_loss(made, scheduler, windows, timestep, noise).objective
+    windows.actions[0, 2:] = 0.123
+    torch.testing.assert_close(denoising_loss(made, scheduler, windows, timestep, noise).objective, before)
+    windows.actions[0, 1] = 0.123
+    assert denoising_loss(made, scheduler, windows, timestep, noise).objective[0] != before[0]
+
+
+def test_predicting_no_noise_scores_one() -> None:
+    """What the seed's bands called acceptable (1 to 2) is worse than this untrained zero."""
+    made, scheduler = policy("epsilon"), training_noise_scheduler(policy("epsilon").config)
+    torch.nn.init.zeros_(made.denoiser.chunk_out.weight)
+    loss = denoising_loss(made, scheduler, batch(4096), torch.randint(100, (4096,)), torch.randn(4096, 4, 2))
+    assert float(loss.noise_mse.mean()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_weights_weigh_the_same_error_alike_for_both_prediction_types() -> None:
+    scheduler = training_noise_scheduler(policy("sample").config)
+    abar = scheduler.alphas_cumprod
+    snr = abar / (1 - abar)
+    of_sample = timestep_weights(scheduler, "sample", "clamped-snr")
+    of_epsilon = timestep_weights(scheduler, "epsilon", "clamped-snr")
+    assert of_sample.min() == 1.0
+    assert of_sample.max() == 5.0
+    # noise error = clean error x SNR
+    torch.testing.assert_close(of_epsilon * snr, of_sample)
+    assert (timestep_weights(scheduler, "sample", "uniform") == 1.0).all()
+
+
+def test_actions_are_normalized_from_the_robots_bounds() -> None:
+    made = policy("sample")
+    corners = torch.tensor([[-1.0, -10.0], [1.0, 30.0], [0.0, 10.0]])
+    normalized = made.normalize_actions(corners)
+    assert normalized.tolist() == [[-1, -1], [1, 1], [0, 0]]
+    torch.testing.assert_close(made.denormalize_actions(normalized), corners)
+    assert made.denormalize_actions(torch.tensor([[5.0, -5.0]])).tolist() == [[1.0, -10.0]]
