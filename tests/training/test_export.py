@@ -87,6 +87,15 @@ def test_bundles_are_replaced_only_when_told(small_run: Path, tmp_path: Path) ->
         export_command(ExportConfig(run=small_run, out=small_run, overwrite=True))
 
 
+def test_a_graph_depends_on_the_policy_alone(policy: DiffusionPolicy) -> None:
+    """Its hash names the version, and the exporting machine's paths are nobody's business."""
+    scheduler = sampling_scheduler(policy.config, 2)
+    graph = onnx_graph(policy, scheduler)
+    assert graph == onnx_graph(policy, scheduler)
+    assert str(Path.cwd()).encode() not in graph
+    assert b".py" not in graph
+
+
 def test_the_specification_is_plain_json(small_run: Path, tmp_path: Path) -> None:
     export_command(ExportConfig(run=small_run, out=tmp_path / "small"))
     spec = json.loads((tmp_path / "small" / "policy.json").read_text())

@@ -88,4 +88,17 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
             verbose=False,
         )
     assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+    model = program.model_proto
+    _strip_metadata(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _strip_metadata(model: Any) -> None:
+    """Remove what the exporter notes of its source: paths of the exporting machine, stack traces, line numbers.
+
+    The hash of a graph, which names a policy's version, then depends on what it computes alone.
+    """
+    graph = model.graph
+    for annotated in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del annotated.metadata_props[:]
+        annotated.doc_string = ""
