@@ -17,10 +17,11 @@ def generate(out: Path) -> None:
     """
     from grpc_tools import protoc
 
-    plugins = ("python", "grpc_python", "mypy", "mypy_grpc")
-    status = protoc.main(
-        ["protoc", f"-I{ROOT}", *(f"--{plugin}_out={out}" for plugin in plugins), SOURCE],
-    )
+    outputs = [f"--{name}_out={out}" for name in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    # The plugins of this interpreter's environment, which need not be on the PATH.
+    scripts = Path(sys.executable).parent
+    plugins = [f"--plugin=protoc-gen-{name}={scripts / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
+    status = protoc.main(["protoc", f"-I{ROOT}", *plugins, *outputs, SOURCE])
     if status:
         raise RuntimeError(f"protoc ended with status {status} for {SOURCE}")
 
