@@ -56,15 +56,16 @@ policy: $(VENV)/.dev ## collect, train and export the shipped policy anew, into 
 clean: ## remove what these commands made
 	rm -rf $(VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+# pip is made last: a venv that could not be completed has none.
+$(BIN)/pip:
+	$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing the server and the simulation into $(VENV) (no torch) ..."
 	$(INSTALL) -e '.[server,sim]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing everything into $(VENV) ..."
 	$(INSTALL) -e '.[dev]'
 	@touch $@

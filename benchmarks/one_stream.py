@@ -70,7 +70,7 @@ def bare_run(bundle: Bundle, threads: int) -> Callable[[], object]:
 
 
 def over_grpc(bundle: Bundle, stream: ActionStream) -> Callable[[], object]:
-    """One chunk over the stream; counts the server's own share in ``server_seconds``."""
+    """One chunk over the stream."""
     observation, instruction = typical_observation(bundle), bundle.spec.instructions[0].text
     step = 0
 

@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from chunkcast.client.sim.private_server import PrivateServer, private_server
 from tests.handmade_bundle import write_echo_bundle
+
+# No test asserts a time.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_BUNDLE = ROOT / "policies" / "metaworld-six"

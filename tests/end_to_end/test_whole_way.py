@@ -47,7 +47,7 @@ def test_collect_train_export_serve_simulate(tmp_path: Path) -> None:
 
 
 def test_the_shipped_policy_succeeds_through_the_server(shipped_server: PrivateServer, tmp_path: Path) -> None:
-    """Protects the README's table: 98.5 % on average. Fewer than 80 % of 60 would be no accident."""
+    """Protects the README's table: 98.5 % on average. Fewer than 90 % of 60 would be no accident."""
     file = tmp_path / "result.json"
     arguments = ("--episodes", "10", "--seed", str(CHOICE_SEED), "--json", file)
     run("chunkcast-sim", "--server", shipped_server.address, *arguments)
@@ -65,13 +65,15 @@ def test_the_shipped_policy_succeeds_through_the_server(shipped_server: PrivateS
 
 def test_the_same_seeds_give_the_same_episodes(shipped_server: PrivateServer, tmp_path: Path) -> None:
     """Simulation and sampler both follow from the seed, whatever the number of workers."""
-    steps = []
+    played = []
     for workers in (1, 2):
         file = tmp_path / f"{workers}.json"
         arguments = ("--tasks", "pick-place-v3", "--episodes", "4", "--workers", str(workers), "--json", file)
         run("chunkcast-sim", "--server", shipped_server.address, "--seed", str(CHOICE_SEED), *arguments)
-        steps.append(json.loads(file.read_text())["tasks"]["pick-place-v3"]["mean_steps_of_successes"])
-    assert steps[0] == steps[1]
+        facts = json.loads(file.read_text())["tasks"]["pick-place-v3"]
+        assert facts["successes"] > 0
+        played.append(facts)
+    assert played[0] == played[1]
 
 
 def test_seeds_of_the_demonstrations_are_warned_of(shipped_server: PrivateServer, tmp_path: Path) -> None:
@@ -110,9 +112,12 @@ def test_bad_input_is_one_line(shipped_server: PrivateServer, tmp_path: Path) ->
     assert missing.stderr.count("\n") == 1
 
 
-def test_ctrl_c_leaves_no_process_behind() -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_no_process_is_left_behind(number: signal.Signals, code: int) -> None:
     process = subprocess.Popen(
-        [SCRIPTS / "chunkcast-sim", "--bundle", SHIPPED_BUNDLE, "--episodes", "500"],
+        [SCRIPTS / "chunkcast-sim", "--bundle", SHIPPED_BUNDLE, "--episodes", "500", "--workers", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -124,14 +129,15 @@ def test_ctrl_c_leaves_no_process_behind() -> None:
     while len(pids := children.read_text().split()) < 4:
         assert time.monotonic() < deadline, "the simulation did not start"
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stderr.splitlines()[-1] == "interrupted"
-    assert "Traceback" not in stderr
+    assert process.returncode == code, stderr
+    if number != signal.SIGKILL:
+        assert stderr.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in stderr
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline, "a child outlived Ctrl-C"
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"{alive} outlived {number.name}"
         time.sleep(0.1)
 
 

@@ -84,7 +84,7 @@ def test_a_bad_bundle_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         (("--listen", "localhost"), "expected HOST:PORT"),
         (("--metrics-listen", "192.0.2.1:9100"), "reachable from other machines"),
         (("--listen", "127.0.0.1:99999"), "expected HOST:PORT"),
-        (("--threads", "0"), "--threads must be at least 1, got 0"),
+        (("--threads", "0"), "must be at least 1, got 0"),
         (("--cpus", "4096"), "--cpus is [4096], expected some of"),
     ],
 )

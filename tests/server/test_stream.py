@@ -11,7 +11,6 @@ import pytest
 
 from chunkcast.client import (
     ActionStream,
-    ChunkcastError,
     ObservationError,
     PolicyClient,
     PolicyNotFound,
@@ -162,7 +161,7 @@ def test_nan_never_leaves_the_server(serve_bundle: ServeBundle, tmp_path: object
         with pytest.raises(UnsafeAction, match="is nan"):
             history_seen(stream, -1, step=0)
         assert history_seen(stream, 4, step=0, episode="fresh") == [2, 2, 2]
-        with pytest.raises(ChunkcastError, match="is nan"):
+        with pytest.raises(UnsafeAction, match="is nan"):
             client.predict_chunk(state(-1), instruction="left")
 
 

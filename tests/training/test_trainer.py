@@ -13,9 +13,11 @@ from chunkcast.training.checkpoint import load_policy, read_checkpoint, write_ch
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.history import EpochRecord, read_history
-from chunkcast.training.train_cli import train_command
+from chunkcast.training.train_cli import choose_bf16, train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import BEST_CHECKPOINT, LAST_CHECKPOINT, Trainer
+
+CPU = torch.device("cpu")
 
 
 def test_a_run_cut_in_two_equals_one_run(
@@ -85,6 +87,35 @@ def test_early_stopping(small_config: TrainConfig, tmp_path: Path, capsys: pytes
     best = min(records, key=lambda record: record.validation_loss)
     assert len(records) == best.epoch + 2 < 50
     assert "no lower validation loss for 2 epochs" in capsys.readouterr().out
+
+
+def test_resuming_a_run_that_stopped_early_changes_nothing(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, out=tmp_path / "run", epochs=50, patience=1, learning_rate=10.0, precision="fp32")
+    train_command(config)
+    before = (config.out / LAST_CHECKPOINT).read_bytes(), (config.out / "history.jsonl").read_bytes()
+    train_command(replace(config, resume=True))
+    assert ((config.out / LAST_CHECKPOINT).read_bytes(), (config.out / "history.jsonl").read_bytes()) == before
+
+
+def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, out=tmp_path / "run", epochs=1, learning_rate=1e-3)
+    train_command(config)
+    good = (config.out / LAST_CHECKPOINT).read_bytes()
+    trainer = Trainer(
+        replace(config, resume=True), read_demonstrations(config.data), torch.device("cpu"), choose_bf16("auto", CPU)
+    )
+    trainer.config = replace(config, epochs=2)
+    with torch.no_grad():
+        next(trainer.policy.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"training diverged in epoch 2 .* the checkpoint of epoch 1 is kept"):
+        trainer.run(lambda record: None)
+    assert (config.out / LAST_CHECKPOINT).read_bytes() == good
+
+
+def test_a_torn_last_line_of_the_history_is_left_out(small_run: Path, tmp_path: Path) -> None:
+    text = (small_run / "history.jsonl").read_text()
+    (tmp_path / "history.jsonl").write_text(text + text[:100])
+    assert read_history(tmp_path) == read_history(small_run)
 
 
 def test_a_run_is_not_overwritten(small_config: TrainConfig, small_run: Path) -> None:

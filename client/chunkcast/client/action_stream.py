@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -45,6 +47,14 @@ class ActionChunk(NamedTuple):
     inference_seconds: float
 
 
+class _Sent(NamedTuple):
+    """An observation that was sent."""
+
+    episode_id: str
+    step: int
+    history_only: bool
+
+
 class ActionStream:
     """A stream to one policy; open it with ``PolicyClient.stream``. Not for use by several threads at once.
 
@@ -63,7 +73,8 @@ class ActionStream:
         self._requests: queue.SimpleQueue[pb.StreamActionsRequest | None] = queue.SimpleQueue()
         self._responses: queue.SimpleQueue[pb.StreamActionsResponse | ChunkcastError] = queue.SimpleQueue()
         self._closed_by: ChunkcastError | None = None
-        self._awaited = ("", -1)
+        # What was sent and may still be answered, in order.
+        self._sent: deque[_Sent] = deque()
         self._requests.put(pb.StreamActionsRequest(open=pb.OpenStream(policy=policy, robot_id=robot_id)))
         # wait_for_ready would hide an absent server until the timeout; a refused connection is told at once.
         self._call = stub.StreamActions(iter(self._requests.get, None))
@@ -98,30 +109,37 @@ class ActionStream:
             timeout: seconds, instead of the stream's.
 
         Raises:
-            ObservationError: the server refused the observation; the stream goes on.
+            ObservationError: the server refused this observation, or one that it was to remember for this chunk; the
+                stream goes on.
             UnsafeAction: the policy's answer was withheld; the stream goes on.
             ChunkTimeout: no answer in time; a later answer to this observation is discarded.
             PolicyUnavailable: the stream is over.
         """
-        self._send(observation, episode_id, step, instruction, noise_seed, history_only=False)
-        self._awaited = (episode_id, step)
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        mine = self._send(observation, episode_id, step, instruction, noise_seed, history_only=False)
         while True:
-            response = self._next(self._timeout if timeout is None else timeout)
-            answered = response.chunk if response.HasField("chunk") else response.error
-            if (answered.episode_id, answered.step) == self._awaited:
-                break  # an answer to an observation that was given up is older than the awaited one
+            response = self._next(max(0.0, deadline - time.monotonic()))
+            answered = self._answered_by(response)
+            if answered is mine or answered.history_only:
+                break  # any other answer is to an observation that was given up
         if response.HasField("error"):
             unsafe = response.error.code == pb.ERROR_CODE_UNSAFE_ACTION
             raise (UnsafeAction if unsafe else ObservationError)(response.error.code, response.error.message)
         return decode_chunk(response.chunk)
 
     def remember(self, observation: Observation, *, episode_id: str, step: int, instruction: str = "") -> None:
-        """Send an observation as history only: for a policy that sees several ticks. Nothing is answered.
+        """Send an observation as history only: for a policy that sees several ticks. If the server refuses it, the next
+        request says so.
 
         Raises:
             PolicyUnavailable: the stream is over.
         """
         self._send(observation, episode_id, step, instruction, None, history_only=True)
+
+    @property
+    def over(self) -> bool:
+        """Whether the stream has ended; open another."""
+        return self._closed_by is not None
 
     def close(self) -> None:
         """End the stream; harmless if it is over."""
@@ -145,7 +163,7 @@ class ActionStream:
         noise_seed: int | None,
         *,
         history_only: bool,
-    ) -> None:
+    ) -> _Sent:
         if self._closed_by is not None:
             raise self._closed_by
         message = encode_observation(
@@ -156,13 +174,25 @@ class ActionStream:
             noise_seed=noise_seed,
             history_only=history_only,
         )
+        sent = _Sent(episode_id, step, history_only)
+        self._sent.append(sent)
         self._requests.put(pb.StreamActionsRequest(observation=message))
+        return sent
+
+    def _answered_by(self, response: pb.StreamActionsResponse) -> _Sent:
+        """What ``response`` answers: answers come in order, one to each request, and to history only if refused."""
+        while self._sent:
+            sent = self._sent.popleft()
+            refused = response.HasField("error") and response.error.step == sent.step
+            if not sent.history_only or refused:
+                return sent
+        raise PolicyUnavailable("the server sent an answer to nothing; open another stream")
 
     def _next(self, timeout: float) -> pb.StreamActionsResponse:
         try:
             response = self._responses.get(timeout=timeout)
         except queue.Empty:
-            raise ChunkTimeout(f"no answer within {timeout:g} s") from None
+            raise ChunkTimeout("no answer in time") from None
         if isinstance(response, ChunkcastError):
             self._closed_by = response
             raise response
@@ -226,6 +256,8 @@ def error_of(error: grpc.RpcError) -> ChunkcastError:
         return PolicyNotFound(details)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ChunkTimeout(details)
+    if code == grpc.StatusCode.ABORTED:
+        return UnsafeAction(pb.ERROR_CODE_UNSAFE_ACTION, details)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return ObservationError(pb.ERROR_CODE_BAD_REQUEST, details)
     return PolicyUnavailable(f"{code.name.lower() if code else 'unknown'}: {details}")

@@ -11,9 +11,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.client.action_stream import ActionChunk, Observation
+from chunkcast.client.action_stream import ActionChunk, ActionStream, Observation
+from chunkcast.client.errors import PolicyUnavailable
 from chunkcast.client.policy_client import PolicyClient
-from chunkcast.client.robot import Robot, check_observation
+from chunkcast.client.robot import ActionCheck, Robot, check_observation
 from chunkcast.v1 import policy_pb2 as pb
 
 
@@ -42,7 +43,7 @@ class ChunkPlayer:
         policy: the policy's name; empty for a server's only one.
         robot_id: who is calling, for the server's log.
         execute_steps: actions of a chunk to execute, 1 to the horizon; by default what the policy advises.
-        timeout: seconds to wait for a chunk.
+        timeout: seconds to wait for a chunk: how long the robot may go without a command before it is stopped.
         on_chunk: called with each chunk and the seconds that it took, as the robot saw them.
 
     Raises:
@@ -57,27 +58,41 @@ class ChunkPlayer:
         *,
         robot_id: str = "",
         execute_steps: int | None = None,
-        timeout: float = 1.0,
+        timeout: float = 0.5,
         on_chunk: Callable[[ActionChunk, float], None] | None = None,
     ) -> None:
         self.spec: pb.PolicySpec = client.get_policy(policy)
-        self._execute_steps = execute_steps or self.spec.action.execute_steps
+        self._execute_steps = self.spec.action.execute_steps if execute_steps is None else execute_steps
         if not 1 <= self._execute_steps <= self.spec.action.horizon:
             raise ValueError(
                 f"execute_steps is {execute_steps}, expected 1 to {self.spec.action.horizon}, the policy's horizon"
             )
+        self._check_actions = ActionCheck(self.spec)
         self._on_chunk = on_chunk
-        self._stream = client.stream(self.spec.name, robot_id=robot_id, timeout=timeout)
+        self._client, self._robot_id, self._timeout = client, robot_id, timeout
+        self._stream = self._open_stream()
+        if self._stream.policy_version != self.spec.version:
+            self._stream.close()
+            raise PolicyUnavailable(
+                f"{self.spec.name} changed from version {self.spec.version} to {self._stream.policy_version} while "
+                "this player was made; make another"
+            )
         self.begin_episode("")
 
     def begin_episode(self, instruction: str, *, episode_id: str | None = None, noise_seed: int | None = None) -> str:
-        """Forget the chunk and the history; returns the episode's id.
+        """Forget the chunk and the history, and open another stream if the last one is over; returns the episode's id.
 
         Args:
             instruction: one of the policy's, or empty for a policy that needs none.
             episode_id: a name for the episode; a random one by default.
             noise_seed: makes every chunk of the episode reproducible.
+
+        Raises:
+            PolicyNotFound, PolicyUnavailable, ChunkTimeout: another stream could not be opened.
         """
+        if self._stream.over:
+            self._stream.close()
+            self._stream = self._open_stream()
         self._instruction, self._noise_seed = instruction, noise_seed
         self.episode_id = episode_id or uuid.uuid4().hex
         self._step = -1
@@ -115,7 +130,7 @@ class ChunkPlayer:
         until: Callable[[], bool] = lambda: False,
         rate_hz: float | None = None,
     ) -> EpisodeSummary:
-        """The whole control loop of one episode: observe, act, keep the rate; stop the robot safely on any failure.
+        """The whole control loop of one episode: observe, act, keep the rate; the robot is stopped however it ends.
 
         Args:
             robot: the robot.
@@ -125,7 +140,9 @@ class ChunkPlayer:
             rate_hz: control ticks per second; by default the policy's.
 
         Raises:
-            ChunkcastError: no chunk could be had; the robot's ``safe_stop`` has been called.
+            ChunkcastError: no chunk could be had.
+
+        The robot's ``safe_stop`` has been called when this returns or raises.
         """
         period = 1.0 / (rate_hz or self.spec.action.control_rate_hz)
         episode_id = self.begin_episode(instruction)
@@ -142,10 +159,12 @@ class ChunkPlayer:
                 else:
                     late_ticks += 1
                     due -= ahead  # late ticks are not made up for by a burst of actions
-        except BaseException:
+        finally:
             robot.safe_stop()
-            raise
         return EpisodeSummary(episode_id, tick, late_ticks)
+
+    def _open_stream(self) -> ActionStream:
+        return self._client.stream(self.spec.name, robot_id=self._robot_id, timeout=self._timeout)
 
     def close(self) -> None:
         """End the stream."""
@@ -166,6 +185,7 @@ class ChunkPlayer:
             instruction=self._instruction,
             noise_seed=self._noise_seed,
         )
+        self._check_actions(chunk)
         if self._on_chunk:
             self._on_chunk(chunk, time.perf_counter() - asked)
         return chunk

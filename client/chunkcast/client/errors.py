@@ -8,7 +8,7 @@
      ├── PolicyNotFound        the server does not serve this policy
      ├── ObservationError      the server refused one observation; the stream goes on
      ├── UnsafeAction          the policy's answer was not finite or out of bounds; nothing was sent
-     └── RobotMismatch         the robot's observations or actions are not those of the policy
+     └── RobotMismatch         the robot's observations are not those of the policy
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from chunkcast.v1 import policy_pb2 as pb
 
 
 class ChunkcastError(Exception):
-    """Base of everything that this package raises."""
+    """Base of what can go wrong between a robot and a server. Wrong arguments are a ValueError."""
 
 
 class PolicyUnavailable(ChunkcastError):
@@ -40,8 +40,12 @@ class ObservationError(ChunkcastError):
     """
 
     def __init__(self, code: pb.ErrorCode.ValueType, message: str) -> None:
-        super().__init__(message)
+        # Both go to the base class, so that the error survives the way between two processes.
+        super().__init__(code, message)
         self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class UnsafeAction(ObservationError):
@@ -49,4 +53,4 @@ class UnsafeAction(ObservationError):
 
 
 class RobotMismatch(ChunkcastError):
-    """The robot's observations or actions are not those of the policy."""
+    """The robot's observations are not those of the policy."""

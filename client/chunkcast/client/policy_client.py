@@ -49,6 +49,10 @@ class PolicyClient:
             options=[
                 # A robot alone in its process gains nothing from the address-wide pool of connections.
                 ("grpc.use_local_subchannel_pool", 1),
+                # A robot and its server share a network; a proxy for the web is not between them.
+                ("grpc.enable_http_proxy", 0),
+                # gRPC's own limit of two minutes would leave a robot without a server that is back.
+                ("grpc.max_reconnect_backoff_ms", 1000),
                 ("grpc.max_receive_message_length", 64 * 2**20),
             ],
         )

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.client.errors import RobotMismatch
+from chunkcast.client.action_stream import ActionChunk
+from chunkcast.client.errors import RobotMismatch, UnsafeAction
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES
 
@@ -23,7 +24,46 @@ class Robot(Protocol):
         """Execute one action, float32 ``[action size]`` in physical units, for one control tick."""
 
     def safe_stop(self) -> None:
-        """Come to a safe standstill. Called when the policy cannot be trusted to answer; must not raise."""
+        """Come to a safe standstill. Called when the policy cannot be trusted to answer, and at the end of every run;
+        must not raise.
+        """
+
+
+class ActionCheck:
+    """The robot's own check of a chunk: what the policy's specification says of its actions, the client holds it to.
+
+    Args:
+        spec: as it was when the robot was compared with it.
+    """
+
+    ROUNDING = 1e-5
+    """As a share of an action's range: bounds are compared in float32."""
+
+    def __init__(self, spec: pb.PolicySpec) -> None:
+        low = np.array([element.low for element in spec.action.elements])
+        high = np.array([element.high for element in spec.action.elements])
+        slack = self.ROUNDING * (high - low)
+        self._low, self._high = (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+        self._shape = (spec.action.horizon, len(spec.action.elements))
+
+    def __call__(self, chunk: ActionChunk) -> None:
+        """Accept ``chunk``.
+
+        Raises:
+            UnsafeAction: its shape is not the policy's, or an action is not finite and within the bounds.
+        """
+        actions = chunk.actions
+        if actions.shape != self._shape:
+            raise UnsafeAction(
+                pb.ERROR_CODE_UNSAFE_ACTION,
+                f"policy version {chunk.policy_version} sent actions of shape {list(actions.shape)}, expected "
+                f"{list(self._shape)}; nothing was executed",
+            )
+        if not ((actions >= self._low) & (actions <= self._high)).all():
+            raise UnsafeAction(
+                pb.ERROR_CODE_UNSAFE_ACTION,
+                f"policy version {chunk.policy_version} sent actions beyond its bounds; nothing was executed",
+            )
 
 
 def check_observation(spec: pb.PolicySpec, observation: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -287,7 +287,7 @@ class Observation(_message.Message):
     observation, whose instruction then stands.
     """
     history_only: _builtins.bool
-    """Kept as history for a policy that sees several ticks; no chunk is computed and nothing is answered."""
+    """Kept as history for a policy that sees several ticks; no chunk is computed, and nothing is answered but an error."""
     noise_seed: _builtins.int
     """Makes the chunk reproducible: its initial noise is drawn from a generator seeded with (noise_seed, step).
     Left out, the server draws fresh noise.
@@ -421,7 +421,9 @@ Global___StageTimings: _TypeAlias = StageTimings  # noqa: Y015
 
 @_typing.final
 class ObservationError(_message.Message):
-    """The observation was not used; the stream goes on and the history is as it was."""
+    """There is no chunk for this observation; the stream goes on. It was not used and the history is as it was, except with
+    UNSAFE_ACTION and INTERNAL: then the observation was good and stays in the history.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

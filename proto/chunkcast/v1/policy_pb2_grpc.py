@@ -74,7 +74,8 @@ class PolicyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PredictChunk(self, request, context):
-        """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT.
+        """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
+        answer of the policy ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

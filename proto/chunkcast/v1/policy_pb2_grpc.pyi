@@ -44,7 +44,9 @@ class PolicyServiceStub:
     NOT_FOUND for an unknown policy and INVALID_ARGUMENT if the first request does not open the stream.
     """
     PredictChunk: _grpc.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]
-    """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT."""
+    """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
+    answer of the policy ABORTED.
+    """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]
     """The policies that this server is ready to run."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.GetPolicyRequest, _policy_pb2.GetPolicyResponse]
@@ -61,7 +63,9 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     NOT_FOUND for an unknown policy and INVALID_ARGUMENT if the first request does not open the stream.
     """
     PredictChunk: _aio.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]  # type: ignore[assignment]
-    """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT."""
+    """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
+    answer of the policy ABORTED.
+    """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """The policies that this server is ready to run."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.GetPolicyRequest, _policy_pb2.GetPolicyResponse]  # type: ignore[assignment]
@@ -87,7 +91,9 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_pb2.PredictChunkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.PredictChunkResponse, _abc.Awaitable[_policy_pb2.PredictChunkResponse]]:
-        """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT."""
+        """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
+        answer of the policy ABORTED.
+        """
 
     @_abc_1.abstractmethod
     def ListPolicies(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Two raw 2048x1024 RGB cameras fit; a larger message is refused before it is read."""
+
+KEEPALIVE_MS = 10_000
+"""A robot that does not answer a ping for as long again is gone."""
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
 
@@ -80,9 +84,14 @@ async def start_server(config: ServeConfig) -> RunningServer:
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # A robot that lost power does not close its stream: without pings it would stay for hours.
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
             # A second server on the same port would take half of the robots without a word.
             ("grpc.so_reuseport", 0),
-        ]
+        ],
+        maximum_concurrent_rpcs=config.max_streams,
     )
     pb_grpc.add_PolicyServiceServicer_to_server(service, server)
     health_servicer = health.aio.HealthServicer()
@@ -126,7 +135,7 @@ def _metrics_page(config: ServeConfig, statistics: ServerStatistics) -> MetricsP
         return None
     host, port = config.metrics_listen.rsplit(":", 1)
     try:
-        return MetricsPage(statistics, host, int(port))
+        return MetricsPage(statistics, host.strip("[]"), int(port))
     except OSError as error:
         raise OSError(f"cannot listen on {config.metrics_listen} for metrics ({error.strerror})") from None
 
@@ -136,11 +145,19 @@ async def serve(config: ServeConfig) -> None:
 
     The ready line on standard output is for programs that start a server; everything else goes to the log.
     """
-    running = await start_server(config)
-    print(f"ready grpc={running.address} metrics={running.metrics_address or '-'}", flush=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if config.stop_with_stdin:
+        loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
+    running = await start_server(config)
+    print(f"ready grpc={running.address} metrics={running.metrics_address or '-'}", flush=True)
     await stop.wait()
     await running.stop(config.drain_seconds)
+
+
+def _stop_at_end_of_stdin(stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()

@@ -26,6 +26,10 @@ MAX_FILE_BYTES = 8 * 2**30
 MAX_TENSOR_ELEMENTS = 2**24
 """Of one observation entry or one chunk: a 2048x2048 RGB image has 12.6 million."""
 MAX_OBSERVATION_STEPS = 1024
+MAX_ACTION = 1e30
+"""Bounds are compared in float32; an action without bounds is one that nobody can guard."""
+RESERVED_INPUTS = ("instruction", "noise")
+"""Graph inputs that are no observations."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def _read_spec(folder: Path) -> pb.PolicySpec:
         raise BundleError(f"{file} has {file.stat().st_size} bytes, expected at most {MAX_SPEC_BYTES}")
     try:
         parsed = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{file} is not JSON ({error}); export the policy again") from None
     version = parsed.get("format_version") if isinstance(parsed, dict) else None
     if version != FORMAT_VERSION:
@@ -94,6 +98,7 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     )
     keys = [entry.key for entry in spec.observations]
     require(len(set(keys)) == len(keys) and all(keys), f"observation keys {keys} are not distinct names")
+    require(not set(keys) & set(RESERVED_INPUTS), f"observation keys {keys} use a reserved name")
     for entry in spec.observations:
         shape = list(entry.shape)
         require(entry.dtype in DTYPES, f"{entry.key} has the unknown dtype code {int(entry.dtype)}")
@@ -106,14 +111,14 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     for element in action.elements:
         bounds = (element.low, element.high)
         require(
-            all(map(math.isfinite, bounds)) and element.low < element.high,
-            f"action {element.name!r} has bounds {list(bounds)}, expected low < high",
+            all(abs(bound) <= MAX_ACTION for bound in bounds) and element.low < element.high,
+            f"action {element.name!r} has bounds {list(bounds)}, expected low < high and at most {MAX_ACTION:g}",
         )
     require(
         1 <= action.execute_steps <= action.horizon and action.horizon * len(action.elements) <= MAX_TENSOR_ELEMENTS,
         f"execute_steps {action.execute_steps} must lie in [1, horizon {action.horizon}]",
     )
-    require(action.control_rate_hz > 0.0, f"control_rate_hz is {action.control_rate_hz}, expected above 0")
+    require(0.0 < action.control_rate_hz < math.inf, f"control_rate_hz is {action.control_rate_hz}, expected above 0")
     texts = [instruction.text for instruction in spec.instructions]
     sizes = {len(instruction.embedding) for instruction in spec.instructions}
     require(len(set(texts)) == len(texts), "instructions are not distinct")

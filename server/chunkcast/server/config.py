@@ -27,6 +27,10 @@ class ServeConfig:
     chunk passes several threads, and handing over within a processor is quicker than waking another."""
     drain_seconds: float = 5.0
     """How long open streams may take to end after SIGTERM."""
+    max_streams: int = 256
+    """Calls served at the same time; one more is answered RESOURCE_EXHAUSTED at once."""
+    stop_with_stdin: bool = False
+    """Also drain when standard input ends, for a program that starts a server of its own."""
     insecure: bool = False
     """Listen beyond loopback without encryption or authentication. Only on a network that you trust."""
     log_format: str = "text"
@@ -45,8 +49,8 @@ class ServeConfig:
                     f"{flag} {address} is reachable from other machines and this server has no encryption or "
                     "authentication; listen on 127.0.0.1, or pass --insecure on a network that you trust"
                 )
-        if self.threads < 1:
-            raise BadFlag(f"--threads must be at least 1, got {self.threads}")
+        if self.threads < 1 or self.max_streams < 1:
+            raise BadFlag(f"--threads and --max-streams must be at least 1, got {self.threads} and {self.max_streams}")
         if self.cpus and not set(self.cpus) <= os.sched_getaffinity(0):
             available = sorted(os.sched_getaffinity(0))
             raise BadFlag(f"--cpus is {list(self.cpus)}, expected some of {available}")

@@ -154,6 +154,8 @@ class Engine:
                     f"{self.spec.name}: graph input {name!r} is {actual[name].type} {graph_shape}, "
                     f"policy.json implies {dtype} ['batch', {', '.join(map(str, shape[1:]))}]"
                 )
-        outputs = [item.name for item in self._session.get_outputs()]
-        if ACTIONS_OUTPUT not in outputs:
-            raise BundleError(f"{self.spec.name}: the graph's outputs are {outputs}, expected {ACTIONS_OUTPUT!r}")
+        outputs = {item.name: item.type for item in self._session.get_outputs()}
+        if outputs.get(ACTIONS_OUTPUT) != "tensor(float)":
+            raise BundleError(
+                f"{self.spec.name}: the graph's outputs are {outputs}, expected {ACTIONS_OUTPUT!r} of tensor(float)"
+            )

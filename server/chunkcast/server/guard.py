@@ -8,8 +8,8 @@ import numpy.typing as npt
 from chunkcast.server.errors import ObservationRejected
 from chunkcast.v1 import policy_pb2 as pb
 
-BOUND_TOLERANCE = 1e-5
-"""As a share of an action's range: the graph clamps in float32, the bounds are float64."""
+ROUNDING = 1e-5
+"""As a share of an action's range: the graph clamps in float32. What is beyond by no more is set to the bound."""
 
 
 class ActionGuard:
@@ -19,22 +19,30 @@ class ActionGuard:
         self._names = [element.name for element in action.elements]
         low = np.array([element.low for element in action.elements])
         high = np.array([element.high for element in action.elements])
-        slack = BOUND_TOLERANCE * (high - low)
-        self._low, self._high = (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+        self._low, self._high = _inward(low, np.inf), _inward(high, -np.inf)
+        slack = ROUNDING * (high - low)
+        self._lowest, self._highest = (low - slack).astype(np.float32), (high + slack).astype(np.float32)
 
-    def check(self, actions: npt.NDArray[np.float32]) -> None:
-        """Accept ``actions`` float32 ``[H, A]``.
+    def check(self, actions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """``actions`` float32 ``[H, A]``, finite and within the inclusive bounds.
 
         Raises:
             ObservationRejected: with UNSAFE_ACTION, if an element is not finite or out of bounds.
         """
-        # One comparison catches NaN as well: NaN lies within no bounds.
-        if ((actions >= self._low) & (actions <= self._high)).all():
-            return
-        bad = ~((actions >= self._low) & (actions <= self._high))
-        row, column = np.argwhere(bad)[0]
+        # NaN lies within no bounds, and the bounds are finite: two comparisons catch everything.
+        good = (actions >= self._lowest) & (actions <= self._highest)
+        if good.all():
+            return np.clip(actions, self._low, self._high)
+        row, column = np.argwhere(~good)[0]
         raise ObservationRejected(
             pb.ERROR_CODE_UNSAFE_ACTION,
             f"the policy's action {self._names[column]!r} at row {row} is {actions[row, column]:g}, expected "
             f"[{self._low[column]:g}, {self._high[column]:g}]; nothing was sent: hold or stop the robot",
         )
+
+
+def _inward(bounds: npt.NDArray[np.float64], towards: float) -> npt.NDArray[np.float32]:
+    """The float32 nearest to each bound that does not lie beyond it."""
+    rounded = bounds.astype(np.float32)
+    beyond = rounded < bounds if towards > 0 else rounded > bounds
+    return np.where(beyond, np.nextafter(rounded, np.float32(towards)), rounded)

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from chunkcast.server.statistics import Histogram, ServerStatistics
+from chunkcast.v1 import policy_pb2 as pb
 
 
 class StatisticsCollector(Collector):
@@ -56,7 +57,7 @@ class StatisticsCollector(Collector):
             labels=["policy", "split"],
         )
         for policy, spec in self._statistics.specs.items():
-            prediction = "sample" if spec.sampler.prediction_type == 2 else "epsilon"
+            prediction = pb.PredictionType.Name(spec.sampler.prediction_type).removeprefix("PREDICTION_TYPE_").lower()
             labels = [policy, spec.version, prediction, str(spec.sampler.evaluations), spec.training.data_sha256[:12]]
             info.add_metric(labels, 1)
             for split in ("train", "validation"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from chunkcast.v1.tensors import encode_tensor
 
 OTHER_TASK = "other"
 """Reported tasks that the policy does not know are counted together: clients do not choose metric labels."""
+
+FAILED = "the server failed to compute a chunk; its log has the reason"
+
+OPEN_SECONDS = 10.0
+"""A client that connects and says nothing holds a place that a robot may need."""
 
 log = structlog.get_logger()
 
@@ -62,43 +68,43 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
     async def StreamActions(  # noqa: N802 (gRPC's name; documented in the proto)
         self, request_iterator: AsyncIterator[pb.StreamActionsRequest], context: Context
     ) -> AsyncIterator[pb.StreamActionsResponse]:
-        first = await anext(request_iterator, None)
-        if first is None:
+        opening = await self._opening(request_iterator, context)
+        if opening is None:
             return
-        if first.WhichOneof("request") != "open":
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the first request must open the stream")
-        if len(first.open.robot_id) > MAX_IDENTIFIER_LENGTH:
-            message = f"robot_id is longer than {MAX_IDENTIFIER_LENGTH} characters"
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
-        policy = await self._find(first.open.policy, context)
+        policy = await self._find(opening.policy, context)
         session = Session(policy.spec)
-        stream_log = log.bind(policy=policy.spec.name, robot=first.open.robot_id)
+        stream_log = log.bind(policy=policy.spec.name, robot=opening.robot_id)
         stream_log.info("stream opened")
         self._statistics.active_streams += 1
         try:
             yield pb.StreamActionsResponse(
                 opened=pb.StreamOpened(policy=policy.spec.name, policy_version=policy.spec.version)
             )
+            refusals_logged: set[pb.ErrorCode.ValueType] = set()
             async for request in request_iterator:
-                observation = request.observation
+                observation, chunk = request.observation, None
                 try:
                     if request.WhichOneof("request") != "observation":
                         raise ObservationRejected(
                             pb.ERROR_CODE_BAD_REQUEST, "expected an observation; the stream is open already"
                         )
-                    chunk = await self._answer(policy, session, observation)
+                    # A robot alone may be answered on the event loop.
+                    alone = self._statistics.active_streams == 1
+                    chunk = await self._answer(policy, session, observation, alone=alone)
                 except ObservationRejected as rejected:
-                    stream_log.warning("observation rejected", step=observation.step, reason=str(rejected))
+                    # A broken sensor is refused at every tick: the log says it once a stream, the metrics how often.
+                    if rejected.code not in refusals_logged:
+                        refusals_logged.add(rejected.code)
+                        stream_log.warning("observation rejected", step=observation.step, reason=str(rejected))
                     yield _error(policy, observation, rejected.code, str(rejected))
                 except Exception:
                     # Whatever failed, this robot is told so and the others are served on.
                     stream_log.exception("chunk failed", step=observation.step)
-                    reason = "the server failed to compute a chunk; its log has the reason"
-                    yield _error(policy, observation, pb.ERROR_CODE_INTERNAL, reason)
+                    yield _error(policy, observation, pb.ERROR_CODE_INTERNAL, FAILED)
                 else:
                     if chunk is not None:
                         yield pb.StreamActionsResponse(chunk=chunk)
-                if self._draining:
+                if self._draining and not observation.history_only:
                     message = "the server is shutting down; reconnect"
                     await _abort(context, grpc.StatusCode.UNAVAILABLE, message)
         finally:
@@ -116,14 +122,20 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         *history, current = request.observations
         session = Session(policy.spec)
         try:
+            if current.history_only:
+                raise ObservationRejected(pb.ERROR_CODE_BAD_REQUEST, "the last observation must not be history_only")
             for observation in history:
                 session.accept(observation)
-            chunk = await self._answer(policy, session, current)
+            chunk = await self._answer(policy, session, current, alone=False)
         except ObservationRejected as rejected:
             policy.statistics.chunk_refused(rejected.code)
             unsafe = rejected.code == pb.ERROR_CODE_UNSAFE_ACTION
-            code = grpc.StatusCode.INTERNAL if unsafe else grpc.StatusCode.INVALID_ARGUMENT
+            code = grpc.StatusCode.ABORTED if unsafe else grpc.StatusCode.INVALID_ARGUMENT
             await _abort(context, code, str(rejected))
+        except Exception:
+            log.exception("chunk failed", policy=policy.spec.name)
+            policy.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
+            await _abort(context, grpc.StatusCode.INTERNAL, FAILED)
         return pb.PredictChunkResponse(chunk=chunk)
 
     async def ListPolicies(  # noqa: N802
@@ -150,7 +162,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         return pb.ReportEpisodeResponse()
 
     async def _answer(
-        self, policy: ServedPolicy, session: Session, observation: pb.Observation
+        self, policy: ServedPolicy, session: Session, observation: pb.Observation, *, alone: bool
     ) -> pb.ActionChunk | None:
         """The chunk of one observation, or ``None`` if it was only history.
 
@@ -163,10 +175,9 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             return None
         inputs = session.graph_inputs(observation)
         prepared = time.perf_counter()
-        result = await policy.engine.infer(inputs, alone=self._statistics.active_streams <= 1)
+        result = await policy.engine.infer(inputs, alone=alone)
         inferred = time.perf_counter()
-        actions = result.actions[0]
-        policy.guard.check(actions)
+        actions = policy.guard.check(result.actions[0])
         chunk = pb.ActionChunk(
             episode_id=observation.episode_id,
             step=observation.step,
@@ -183,6 +194,25 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         timings.total = done - arrived
         policy.statistics.chunk_sent(timings)
         return chunk
+
+    async def _opening(
+        self, request_iterator: AsyncIterator[pb.StreamActionsRequest], context: Context
+    ) -> pb.OpenStream | None:
+        """A stream's first request, or ``None`` if the client closed it at once. Aborts if it is no opening."""
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                first = await anext(request_iterator, None)
+        except TimeoutError:
+            message = f"the stream was not opened within {OPEN_SECONDS:g} s"
+            await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, message)
+        if first is None:
+            return None
+        if first.WhichOneof("request") != "open":
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the first request must open the stream")
+        if len(first.open.robot_id) > MAX_IDENTIFIER_LENGTH:
+            message = f"robot_id is longer than {MAX_IDENTIFIER_LENGTH} characters"
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
+        return first.open
 
     async def _find(self, name: str, context: Context) -> ServedPolicy:
         """The policy called ``name``; an empty name means the only one. Aborts with NOT_FOUND."""

@@ -89,4 +89,6 @@ def read_history(folder: Path) -> list[EpochRecord]:
     file = folder / HISTORY_NAME
     if not file.is_file():
         return []
-    return [EpochRecord(**json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
+    lines = file.read_text().splitlines(keepends=True)
+    # A crash while a line was written leaves it without its end; that epoch's checkpoint was not written either.
+    return [EpochRecord(**json.loads(line)) for line in lines if line.endswith("\n")]

@@ -55,14 +55,17 @@ def timestep_weights(noise_scheduler: Any, prediction_type: PredictionType, weig
 
     ``clamped-snr`` weighs the clean-action error by SNR(t) = abar / (1 - abar), clamped from above as in Min-SNR-5
     (Hang et al. 2023, arXiv:2303.09556) and from below at 1 as in truncated SNR (Salimans & Ho 2022,
-    arXiv:2202.00512). The noise error is the clean-action error times the SNR, hence the division for ``epsilon``.
+    arXiv:2202.00512). The noise error is the clean-action error times the SNR, so for ``epsilon`` the weight is
+    divided by it; there the lower clamp is left out, which would give the last timestep, whose SNR is nearly zero,
+    all the weight.
     """
     abar: torch.Tensor = noise_scheduler.alphas_cumprod
     if weighting == "uniform":
         return torch.ones_like(abar)
     snr = abar / (1.0 - abar)
-    weights = snr.clamp(MIN_SNR_WEIGHT, MAX_SNR_WEIGHT)
-    return weights if prediction_type == "sample" else weights / snr
+    if prediction_type == "epsilon":
+        return snr.clamp(max=MAX_SNR_WEIGHT) / snr
+    return snr.clamp(MIN_SNR_WEIGHT, MAX_SNR_WEIGHT)
 
 
 def _masked_mean(squared_error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

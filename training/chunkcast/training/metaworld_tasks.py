@@ -58,7 +58,7 @@ MAX_EPISODE_STEPS = 500
 
 
 def make_environment(task: str) -> Any:
-    """The MetaWorld environment of ``task`` with its goal visible, whose episode follows from ``seed_episode``.
+    """The MetaWorld environment of ``task`` with its goal visible; what is given to its ``seed`` decides the episode.
 
     Raises:
         TrainingError: the task is not one of MetaWorld's fifty.

@@ -7,6 +7,7 @@ resumed at an epoch's end equals one that was not.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from torch import nn
 
 from chunkcast.training.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
 from chunkcast.training.demonstrations import Demonstrations
-from chunkcast.training.errors import CheckpointError
+from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.history import EpochRecord
 from chunkcast.training.loss import denoising_loss, timestep_weights
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, training_noise_scheduler
@@ -108,6 +109,7 @@ class Trainer:
             "validation_windows": len(self.validation),
             "state_range": self.state_range,
             "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
+            "bf16": bf16,
             "seconds": 0.0,
             "command": " ".join(["chunkcast-train", *sys.argv[1:]]),
         }
@@ -124,8 +126,14 @@ class Trainer:
         Args:
             on_epoch: called with each epoch's record before its checkpoint is written.
             on_step: called with the step's number within the epoch and its loss.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; the last good checkpoint is kept.
         """
         while self.progress.epoch < self.config.epochs:
+            # Asked before an epoch, so that resuming a run that stopped early changes nothing.
+            if self.config.patience and self.progress.epoch - self.progress.best_epoch >= self.config.patience:
+                return f"no lower validation loss for {self.config.patience} epochs"
             epoch = self.progress.epoch + 1
             started = time.monotonic()
             train = self._train_epoch(epoch, on_step)
@@ -141,9 +149,13 @@ class Trainer:
                 **train,
                 **validation,
             )
+            if not math.isfinite(record.gradient_norm + record.train_loss + record.validation_loss):
+                raise TrainingError(
+                    f"training diverged in epoch {epoch} (loss {record.train_loss:g}, gradient norm "
+                    f"{record.gradient_norm:g}); the checkpoint of epoch {self.progress.epoch} is kept: lower "
+                    "--learning-rate"
+                )
             self._finish_epoch(record, on_epoch)
-            if self.config.patience and epoch - self.progress.best_epoch >= self.config.patience:
-                return f"no lower validation loss for {self.config.patience} epochs"
         return "all epochs done"
 
     def _train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> dict[str, Any]:
@@ -213,7 +225,7 @@ class Trainer:
 
     def _finish_epoch(self, record: EpochRecord, on_epoch: Callable[[EpochRecord], None]) -> None:
         best = record.validation_loss < self.progress.best_validation_loss
-        self.progress = Progress(
+        progress = Progress(
             epoch=record.epoch,
             step=record.step,
             best_validation_loss=record.validation_loss if best else self.progress.best_validation_loss,
@@ -229,11 +241,12 @@ class Trainer:
         with self._averaged_weights():
             averaged = {f"ema.{name}": value.clone() for name, value in self.policy.state_dict().items()}
         if best:
-            self._write(BEST_CHECKPOINT, averaged)
-        self._write(LAST_CHECKPOINT, {**weights, **averaged, **self._optimizer_tensors()})
+            self._write(BEST_CHECKPOINT, progress, averaged)
+        self._write(LAST_CHECKPOINT, progress, {**weights, **averaged, **self._optimizer_tensors()})
+        self.progress = progress  # only now: an interrupted write leaves the epoch before
 
-    def _write(self, name: Path, tensors: dict[str, torch.Tensor]) -> None:
-        write_checkpoint(self.config.out / name, Checkpoint(self.policy_config, self.run_facts, self.progress, tensors))
+    def _write(self, name: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
+        write_checkpoint(self.config.out / name, Checkpoint(self.policy_config, self.run_facts, progress, tensors))
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         state = self.optimizer.state_dict()["state"]
@@ -241,17 +254,12 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue where ``checkpoint`` stands."""
-        for name in ("config", "data_sha256"):
-            mine, theirs = self.run_facts[name], checkpoint.run[name]
-            if name == "config":
-                # Where a run computes and that it resumes do not change what it computes.
-                mine, theirs = ({**facts, "resume": None, "device": None} for facts in (mine, theirs))
-            if mine != theirs:
-                changed = [key for key in mine if mine[key] != theirs.get(key)] if name == "config" else [name]
-                raise CheckpointError(
-                    f"{self.config.out} was begun with other settings ({', '.join(changed)}); resume with the "
-                    "same settings and demonstrations, or choose another --out"
-                )
+        mine, theirs = (self._what_decides_the_result(facts) for facts in (self.run_facts, checkpoint.run))
+        if changed := [key for key in mine if mine[key] != theirs.get(key)]:
+            raise CheckpointError(
+                f"{self.config.out} was begun with other settings ({', '.join(changed)}); resume with the same "
+                "settings and demonstrations on the same kind of processor, or choose another --out"
+            )
         self.policy.load_state_dict(checkpoint.part("model"))
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in checkpoint.part("optimizer").items():
@@ -267,6 +275,14 @@ class Trainer:
         ):
             group["lr"] = base * rate(checkpoint.progress.step)
         self.progress, self.run_facts = checkpoint.progress, checkpoint.run
+
+    @staticmethod
+    def _what_decides_the_result(facts: dict[str, Any]) -> dict[str, Any]:
+        """The settings, data and arithmetic of a run; not where its files lie, nor that it resumes."""
+        settings = {
+            k: v for k, v in facts["config"].items() if k not in ("data", "out", "resume", "device", "precision")
+        }
+        return {**settings, "data_sha256": facts["data_sha256"], "bf16": facts["bf16"]}
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:

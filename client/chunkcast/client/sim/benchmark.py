@@ -45,7 +45,10 @@ def play_all(
             on_episode(future.result())
         return [future.result() for future in futures]
     except BrokenProcessPool:
-        raise PolicyUnavailable(f"a worker could not start against {target}; its message stands above") from None
+        raise PolicyUnavailable(
+            f"a worker process ended while it played against {target}: it could not start (then its message stands "
+            "above) or was ended from outside, perhaps for want of memory"
+        ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

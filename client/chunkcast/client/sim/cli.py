@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from chunkcast.v1 import policy_pb2 as pb
@@ -45,9 +46,11 @@ class SimConfig:
     json: Path | None = None
     """File for everything measured."""
     video: Path | None = None
-    """Folder for an MP4 of each task's first episodes."""
+    """Folder for films of each task's first episodes."""
     video_episodes: int = 1
     """Episodes of each task to film."""
+    video_format: Literal["mp4", "gif"] = "mp4"
+    """Of the films."""
     metrics: bool = False
     """Also print some of the private server's Prometheus metrics."""
 
@@ -67,6 +70,8 @@ def main() -> None:
     """Console script: exit code 0 when every episode was played, 1 if the server failed, 2 on bad input."""
     import tyro
 
+    # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(tyro.cli(SimConfig))
     except BadFlag as error:
@@ -105,7 +110,7 @@ def sim_command(config: SimConfig, target: str) -> None:
     """Play, print the table, write the JSON.
 
     Raises:
-        BadFlag: a task is unknown to the policy.
+        BadFlag: a task is unknown to the policy, or the chunk shorter than what is to be executed.
         ChunkcastError: the server cannot be used.
     """
     from rich.console import Console
@@ -175,6 +180,9 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
 
     known = [instruction.text for instruction in spec.instructions]
     tasks = [task.strip() for task in config.tasks.split(",") if task.strip()] or known
+    horizon = spec.action.horizon
+    if config.execute_steps is not None and not 1 <= config.execute_steps <= horizon:
+        raise BadFlag(f"--execute-steps is {config.execute_steps}, expected 1 to {horizon}, the horizon of {spec.name}")
     unknown = [task for task in tasks if task not in known]
     if unknown:
         raise BadFlag(f"{spec.name} does not know {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}")
@@ -182,11 +190,17 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
         EpisodeJob(
             task,
             config.seed + i,
-            config.video / f"{task}-{config.seed + i}.mp4" if config.video and i < config.video_episodes else None,
+            _video_file(config, task, i),
         )
         for task in tasks
         for i in range(config.episodes)
     ]
+
+
+def _video_file(config: SimConfig, task: str, episode: int) -> Path | None:
+    if config.video is None or episode >= config.video_episodes:
+        return None
+    return config.video / f"{task}-{config.seed + episode}.{config.video_format}"
 
 
 def _warn_of_seen_seeds(config: SimConfig, spec: pb.PolicySpec) -> bool:

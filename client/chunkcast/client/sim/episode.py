@@ -5,8 +5,10 @@ A worker process holds one connection and one stream for all its episodes, and o
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,9 +128,17 @@ _robot: SimulatedRobot | None = None
 
 
 def start_worker(target: str, policy: str, execute_steps: int | None) -> None:
-    """A worker process's beginning: leave Ctrl-C to the parent, connect."""
+    """A worker process's beginning: leave Ctrl-C to the parent, end with it however it ends, connect."""
     global _robot  # noqa: PLW0603 (a process pool's worker has no other place for its connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="follow-parent", daemon=True).start()
     _robot = SimulatedRobot(target, policy, execute_steps)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkcast.client.errors import RobotMismatch
+from chunkcast.client.sim.video import HINT, RenderingUnavailable
 
 STATE_KEY = "observation.state"
 MAX_EPISODE_STEPS = 500
@@ -65,18 +66,19 @@ class MetaWorldRobot:
         """Nothing moves between ticks of a simulation."""
 
     def render(self, size: int) -> npt.NDArray[np.uint8]:
-        """A picture, uint8 ``[size, size, 3]``, from the camera of the published MetaWorld protocols."""
+        """A picture, uint8 ``[size, size, 3]``, from the camera of the published MetaWorld protocols.
+
+        Raises:
+            RenderingUnavailable: the GL library that was chosen does not work.
+        """
         import mujoco
 
         if self._renderer is None:
-            self._renderer = mujoco.Renderer(self._environment.model, size, size)
+            try:
+                self._renderer = mujoco.Renderer(self._environment.model, size, size)
+            except Exception as error:  # whatever the GL library raises
+                raise RenderingUnavailable(f"{HINT} ({type(error).__name__}: {str(error).splitlines()[0]})") from None
         self._renderer.update_scene(self._environment.data, camera=CAMERA)
         # The camera hangs upside down in MetaWorld's scenes.
         frame: npt.NDArray[np.uint8] = self._renderer.render()[::-1, ::-1]
         return frame
-
-    def close(self) -> None:
-        """Free the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None

@@ -40,11 +40,18 @@ def private_server(bundle: Path, *arguments: str) -> Iterator[PrivateServer]:
         PolicyUnavailable: the server did not start; its own message says why.
     """
     command = [sys.executable, "-m", "chunkcast.server.cli", "--bundle", str(bundle)]
-    command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *arguments]
-    # A session of its own: Ctrl-C reaches this program, which then stops the server.
+    command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--stop-with-stdin", *arguments]
+    # A session of its own: Ctrl-C reaches this program, which then stops the server. The pipe ends with this program,
+    # however it ends, and the server with the pipe.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     log = _LogReader(process.stderr)
@@ -64,6 +71,7 @@ def private_server(bundle: Path, *arguments: str) -> Iterator[PrivateServer]:
             process.wait()
         log.join()
         process.stdout.close()
+        process.stdin.close()
 
 
 class _LogReader(threading.Thread):

@@ -43,7 +43,9 @@ def print_report(summary: dict[str, Any]) -> None:
 
 def print_metrics(address: str) -> None:
     """Some lines of the server's Prometheus page."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+    # Our own server on loopback: no proxy for the web is between.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{address}/metrics", timeout=5) as page:
         lines = page.read().decode().splitlines()
     console = Console()
     console.print(f"\nfrom http://{address}/metrics:", highlight=False)

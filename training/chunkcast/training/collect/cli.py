@@ -36,11 +36,15 @@ class CollectConfig:
     recorded, so the demonstrations show how to come back from states off the expert's path."""
     workers: int = os.cpu_count() or 1
     """Parallel processes."""
+    overwrite: bool = False
+    """Replace demonstrations that exist."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         if self.episodes < 1 or self.workers < 1:
             raise TrainingError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
+        if not self.tasks:
+            raise TrainingError("--tasks is empty, expected MetaWorld names such as " + ", ".join(SIX_TASKS))
         if not 0.0 <= self.noise <= 2.0:
             raise TrainingError(f"--noise must lie in [0, 2] (actions span [-1, 1]), got {self.noise}")
         if self.seed < 0:
@@ -61,9 +65,13 @@ def collect_command(config: CollectConfig) -> None:
     from rich.table import Table
 
     from chunkcast.training.collect.parallel import collect
-    from chunkcast.training.demonstrations import write_demonstrations
+    from chunkcast.training.demonstrations import MANIFEST_NAME, write_demonstrations
     from chunkcast.training.metaworld_tasks import make_expert
 
+    if (config.out / MANIFEST_NAME).exists() and not config.overwrite:
+        raise TrainingError(
+            f"{config.out} holds demonstrations; pass --overwrite to replace them, or choose another --out"
+        )
     for task in config.tasks:
         make_expert(task)  # refuses an unknown one, before any process is started
 

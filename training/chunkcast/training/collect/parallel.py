@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from chunkcast.training.collect.expert_episode import record_expert_episode
@@ -78,12 +80,23 @@ def collect(
                 next_seed = first_seed + attempts + len(futures)
                 futures.append(executor.submit(record_expert_episode, task, next_seed, noise))
             results.append(TaskDemonstrations(task, attempts, kept))
-        return results
+    except BrokenProcessPool:
+        raise TrainingError(
+            "a worker process was ended from outside, perhaps for want of memory; lower --workers"
+        ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+    return results
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which cancels what is pending, and keep each worker to one thread."""
+    """Leave Ctrl-C to the parent, which cancels what is pending; end with the parent, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="follow-parent", daemon=True).start()
