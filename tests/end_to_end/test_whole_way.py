@@ -105,9 +105,17 @@ def test_video(tmp_path: Path) -> None:
 def test_bad_input_is_one_line(shipped_server: PrivateServer, tmp_path: Path) -> None:
     unknown = run("chunkcast-sim", "--server", shipped_server.address, "--tasks", "fly-v3", code=2)
     assert unknown.stderr.startswith("error: metaworld-six does not know 'fly-v3'; expected some of button-press")
+    for arguments, message in (
+        (("--execute-steps", "99"), "error: --execute-steps is 99, expected 1 to 16, the horizon of metaworld-six"),
+        (("--json", tmp_path), "a folder; expected a file"),
+        (("--json", "/proc/nothing/x.json"), "error: /proc/nothing cannot be written"),
+    ):
+        refused = run("chunkcast-sim", "--server", shipped_server.address, *arguments, code=2)
+        assert message in refused.stderr
+        assert refused.stderr.count("\n") == 1
     neither = run("chunkcast-sim", code=2)
     assert neither.stderr == "error: give either --server HOST:PORT or --bundle DIR\n"
-    missing = run("chunkcast-sim", "--bundle", tmp_path, code=1)
+    missing = run("chunkcast-sim", "--bundle", tmp_path, code=2)
     assert "policy.json is missing" in missing.stderr
     assert missing.stderr.count("\n") == 1
 

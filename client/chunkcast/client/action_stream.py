@@ -47,6 +47,10 @@ class ActionChunk(NamedTuple):
     inference_seconds: float
 
 
+MAX_EPISODE_ID_LENGTH = 128
+"""The server's limit."""
+
+
 class _Sent(NamedTuple):
     """An observation that was sent."""
 
@@ -221,8 +225,11 @@ def encode_observation(
     """An observation as a message.
 
     Raises:
+        ValueError: the episode's id is too long, or the step or seed not of 64 bits.
         TensorError: an array's dtype is not on the wire.
     """
+    if len(episode_id) > MAX_EPISODE_ID_LENGTH:
+        raise ValueError(f"episode_id has {len(episode_id)} characters, expected at most {MAX_EPISODE_ID_LENGTH}")
     return pb.Observation(
         episode_id=episode_id,
         step=step,

@@ -67,6 +67,8 @@ class ChunkPlayer:
             raise ValueError(
                 f"execute_steps is {execute_steps}, expected 1 to {self.spec.action.horizon}, the policy's horizon"
             )
+        if not timeout > 0.0:
+            raise ValueError(f"timeout is {timeout}, expected seconds above 0")
         self._check_actions = ActionCheck(self.spec)
         self._on_chunk = on_chunk
         self._client, self._robot_id, self._timeout = client, robot_id, timeout
@@ -141,10 +143,14 @@ class ChunkPlayer:
 
         Raises:
             ChunkcastError: no chunk could be had.
+            ValueError: ``rate_hz`` or ``max_ticks`` makes no loop.
 
         The robot's ``safe_stop`` has been called when this returns or raises.
         """
-        period = 1.0 / (rate_hz or self.spec.action.control_rate_hz)
+        rate_hz = self.spec.action.control_rate_hz if rate_hz is None else rate_hz
+        if not rate_hz > 0.0 or max_ticks < 1:
+            raise ValueError(f"rate_hz is {rate_hz} and max_ticks {max_ticks}, expected above 0 and at least 1")
+        period = 1.0 / rate_hz
         episode_id = self.begin_episode(instruction)
         late_ticks = tick = 0
         due = time.monotonic()

@@ -42,6 +42,8 @@ class PolicyClient:
     """
 
     def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        if not target:
+            raise ValueError("target is empty, expected HOST:PORT such as 127.0.0.1:50051")
         self.target = target
         self._timeout = timeout
         self._channel = grpc.insecure_channel(
@@ -67,7 +69,8 @@ class PolicyClient:
         try:
             grpc.channel_ready_future(self._channel).result(timeout)
         except grpc.FutureTimeoutError:
-            raise PolicyUnavailable(f"no server is ready at {self.target} after {timeout:g} s") from None
+            reason = self._reason()
+            raise PolicyUnavailable(f"no server is ready at {self.target} after {timeout:g} s ({reason})") from None
 
     def list_policies(self) -> Sequence[pb.PolicySpec]:
         """The specifications of the policies served.
@@ -154,6 +157,14 @@ class PolicyClient:
             self._stub.ReportEpisode(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise error_of(error) from None
+
+    def _reason(self) -> str:
+        """Why no connection comes about, in gRPC's words."""
+        try:
+            self._stub.ListPolicies(pb.ListPoliciesRequest(), timeout=1.0)
+        except grpc.RpcError as error:
+            return str(error_of(error))
+        return "it has just become ready"
 
     def close(self) -> None:
         """Close the connection and every stream on it."""

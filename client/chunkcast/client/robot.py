@@ -77,6 +77,11 @@ def check_observation(spec: pb.PolicySpec, observation: Mapping[str, npt.NDArray
         raise RobotMismatch(f"the robot observes {sorted(observation)}, policy {spec.name} expects {sorted(expected)}")
     for key, (dtype, shape) in expected.items():
         array = observation[key]
+        if not isinstance(array, np.ndarray):
+            raise RobotMismatch(
+                f"the robot's {key} is a {type(array).__name__}, policy {spec.name} expects a numpy array of {dtype} "
+                f"{list(shape)}"
+            )
         if array.dtype != dtype or array.shape != shape:
             raise RobotMismatch(
                 f"the robot's {key} is {array.dtype} {list(array.shape)}, policy {spec.name} expects {dtype} "

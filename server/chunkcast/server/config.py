@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +50,15 @@ class ServeConfig:
                     f"{flag} {address} is reachable from other machines and this server has no encryption or "
                     "authentication; listen on 127.0.0.1, or pass --insecure on a network that you trust"
                 )
+        if self.threads > (os.cpu_count() or 1):
+            raise BadFlag(f"--threads is {self.threads}, expected at most {os.cpu_count()}, this machine's processors")
         if self.threads < 1 or self.max_streams < 1:
             raise BadFlag(f"--threads and --max-streams must be at least 1, got {self.threads} and {self.max_streams}")
         if self.cpus and not set(self.cpus) <= os.sched_getaffinity(0):
             available = sorted(os.sched_getaffinity(0))
             raise BadFlag(f"--cpus is {list(self.cpus)}, expected some of {available}")
-        if self.drain_seconds < 0:
-            raise BadFlag(f"--drain-seconds must not be negative, got {self.drain_seconds}")
+        if not 0.0 <= self.drain_seconds < math.inf:
+            raise BadFlag(f"--drain-seconds is {self.drain_seconds}, expected 0 or more")
         if self.log_format not in ("text", "json"):
             raise BadFlag(f"--log-format is {self.log_format!r}, expected text or json")
 

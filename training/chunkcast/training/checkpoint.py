@@ -73,7 +73,10 @@ def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
     aside = file.with_name(f".{file.name}.writing")
     # save_file refuses tensors that share memory or are not contiguous.
     tensors = {name: value.detach().contiguous().cpu().clone() for name, value in checkpoint.tensors.items()}
+    aside.touch()  # with the mode that the user's umask gives, where save_file would make it private
+    mode = aside.stat().st_mode
     save_file(tensors, aside, metadata)
+    aside.chmod(mode)
     os.replace(aside, file)
 
 

@@ -37,7 +37,10 @@ def run_command(command: Callable[[], None]) -> None:
     """Run a command line's work; bad input becomes one line and exit code 2, Ctrl-C exit code 130."""
     try:
         command()
-    except (TrainingError, OSError) as error:
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror})", file=sys.stderr)
+        raise SystemExit(2) from None
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -45,6 +45,9 @@ def train_command(config: TrainConfig) -> None:
     device = choose_device(config.device)
     bf16 = choose_bf16(config.precision, device)
     trainer = Trainer(config, demonstrations, device, bf16)
+    if trainer.progress.epoch >= config.epochs:
+        print(f"{config.out} is done: {trainer.progress.epoch} epochs; its learning rate has ended with the last")
+        return
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
     shutil.copy(config.data / "manifest.json", config.out / "demonstrations.json")
@@ -103,7 +106,7 @@ def train_command(config: TrainConfig) -> None:
                 if trainer.progress.epoch
                 else "interrupted before the first epoch ended; nothing to resume"
             )
-            raise
+            raise SystemExit(130) from None
     best = trainer.run_facts["best_validation_noise_mse"]
     print(
         f"{reason}: {trainer.progress.epoch} epochs in {trainer.run_facts['seconds']:.0f} s, best validation "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -111,7 +112,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
             "bf16": bf16,
             "seconds": 0.0,
-            "command": " ".join(["chunkcast-train", *sys.argv[1:]]),
+            "command": shlex.join(["chunkcast-train", *sys.argv[1:]]),
         }
         if config.resume:
             self._restore(read_checkpoint(config.out / LAST_CHECKPOINT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +13,7 @@ from chunkcast.client import PolicyUnavailable
 from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
 
 CONFIDENCE = 0.95
+INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM}
 PERCENTILES = (50, 90, 99)
 
 
@@ -40,7 +42,13 @@ def play_all(
         initargs=(target, policy, execute_steps),
     )
     try:
-        futures = [executor.submit(play_episode, job) for job in jobs]
+        # The first submission starts the workers, which inherit what is blocked meanwhile. Ctrl-C goes to the whole
+        # group of processes: it then interrupts neither a worker that just begins nor this one in the middle of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
+        try:
+            futures = [executor.submit(play_episode, job) for job in jobs]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTIONS)
         for future in as_completed(futures):
             on_episode(future.result())
         return [future.result() for future in futures]

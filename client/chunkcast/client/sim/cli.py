@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 
 EVALUATION_SEED = 1_000_000
 """Far from any seed that demonstrations take from 0 on, and from those that choices are made on (500,000)."""
+
+
+MAX_SEED = 2**32
+"""So that seeds stay what every generator takes."""
 
 
 class BadFlag(Exception):
@@ -62,8 +69,12 @@ class SimConfig:
             raise BadFlag("--metrics goes with --bundle; a running server has its own page")
         if self.episodes < 1 or self.workers < 1:
             raise BadFlag(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
-        if self.seed < 0:
-            raise BadFlag(f"--seed must not be negative, got {self.seed}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise BadFlag(f"--seed must lie in [0, {MAX_SEED}], got {self.seed}")
+        if self.server is not None and not re.fullmatch(r"\S+:\d{1,5}", self.server):
+            raise BadFlag(f"--server is {self.server!r}, expected HOST:PORT such as 127.0.0.1:50051")
+        if self.bundle is not None and not (self.bundle / "policy.json").is_file():
+            raise BadFlag(f"{self.bundle}/policy.json is missing; expected a bundle folder made by chunkcast-export")
 
 
 def main() -> None:
@@ -86,6 +97,11 @@ def _run(config: SimConfig) -> None:
     from chunkcast.client import ChunkcastError
     from chunkcast.client.sim.private_server import private_server
 
+    # A long measurement must not be lost for want of a place to write it.
+    for folder in (config.video, config.json and config.json.parent):
+        _require_writable(folder)
+    if config.json and config.json.is_dir():
+        raise BadFlag(f"--json is {config.json}, a folder; expected a file")
     try:
         if config.video:
             from chunkcast.client.sim.video import choose_gl
@@ -104,6 +120,17 @@ def _run(config: SimConfig) -> None:
     except ChunkcastError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _require_writable(folder: Path | None) -> None:
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadFlag(f"{folder} cannot be written ({error.strerror})") from None
 
 
 def sim_command(config: SimConfig, target: str) -> None:
@@ -164,12 +191,11 @@ def sim_command(config: SimConfig, target: str) -> None:
         **summarize(results),
         "seconds": round(time.monotonic() - started, 2),
         "workers": config.workers,
-        "command": " ".join(["chunkcast-sim", *sys.argv[1:]]),
+        "command": shlex.join(["chunkcast-sim", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
     print_report(summary)
     if config.json:
-        config.json.parent.mkdir(parents=True, exist_ok=True)
         aside = config.json.with_name(f".{config.json.name}.writing")
         aside.write_text(json.dumps(summary, indent=2) + "\n")
         os.replace(aside, config.json)
@@ -179,7 +205,8 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
     from chunkcast.client.sim.episode import EpisodeJob
 
     known = [instruction.text for instruction in spec.instructions]
-    tasks = [task.strip() for task in config.tasks.split(",") if task.strip()] or known
+    # A task named twice would count its episodes twice.
+    tasks = list(dict.fromkeys(task.strip() for task in config.tasks.split(",") if task.strip())) or known
     horizon = spec.action.horizon
     if config.execute_steps is not None and not 1 <= config.execute_steps <= horizon:
         raise BadFlag(f"--execute-steps is {config.execute_steps}, expected 1 to {horizon}, the horizon of {spec.name}")

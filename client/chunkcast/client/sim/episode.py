@@ -131,6 +131,7 @@ def start_worker(target: str, policy: str, execute_steps: int | None) -> None:
     """A worker process's beginning: leave Ctrl-C to the parent, end with it however it ends, connect."""
     global _robot  # noqa: PLW0603 (a process pool's worker has no other place for its connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     parent = multiprocessing.parent_process()
     assert parent is not None
 

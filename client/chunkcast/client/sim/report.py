@@ -17,6 +17,12 @@ SHOWN_METRICS = (
 )
 
 
+def wide_console() -> Console:
+    """Standard output; lines are not broken for a file or a pipe, where no one sees 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def print_report(summary: dict[str, Any]) -> None:
     """A table of success by task, and a line of latency."""
     first, last = summary["first_seed"], summary["last_seed"]
@@ -31,7 +37,7 @@ def print_report(summary: dict[str, Any]) -> None:
         table.add_row(task, *_success_cells(facts), str(facts["mean_steps_of_successes"] or "-"))
     table.add_section()
     table.add_row("all", *_success_cells(summary), "")
-    console = Console()
+    console = wide_console()
     console.print(table)
     chunk, inference = summary["chunk_latency_ms"], summary["inference_ms"]
     console.print(
@@ -47,7 +53,7 @@ def print_metrics(address: str) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://{address}/metrics", timeout=5) as page:
         lines = page.read().decode().splitlines()
-    console = Console()
+    console = wide_console()
     console.print(f"\nfrom http://{address}/metrics:", highlight=False)
     for line in lines:
         interesting = any(name in line for name in SHOWN_METRICS) and not line.startswith("#")

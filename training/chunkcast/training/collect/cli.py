@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,6 +44,8 @@ class CollectConfig:
         """Refuse values that no run could use."""
         if self.episodes < 1 or self.workers < 1:
             raise TrainingError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise TrainingError(f"--tasks names a task twice: {' '.join(self.tasks)}")
         if not self.tasks:
             raise TrainingError("--tasks is empty, expected MetaWorld names such as " + ", ".join(SIX_TASKS))
         if not 0.0 <= self.noise <= 2.0:
@@ -72,6 +75,8 @@ def collect_command(config: CollectConfig) -> None:
         raise TrainingError(
             f"{config.out} holds demonstrations; pass --overwrite to replace them, or choose another --out"
         )
+    # A long collection must not be lost for want of a place to write it.
+    config.out.mkdir(parents=True, exist_ok=True)
     for task in config.tasks:
         make_expert(task)  # refuses an unknown one, before any process is started
 
@@ -91,7 +96,7 @@ def collect_command(config: CollectConfig) -> None:
         CONTROL_RATE_HZ,
         {
             "recorder": "MetaWorld scripted experts",
-            "command": " ".join(["chunkcast-collect", *sys.argv[1:]]),
+            "command": shlex.join(["chunkcast-collect", *sys.argv[1:]]),
             "state": {"meaning": STATE_MEANING, "elements": STATE_ELEMENTS},
             "action": {"elements": ACTION_ELEMENTS},
             "noise": config.noise,

@@ -55,12 +55,19 @@ def collect(
     # spawn: a forked process inherits locks that other threads hold.
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        pending: dict[str, deque[Future[Episode | None]]] = {
-            task: deque(
-                executor.submit(record_expert_episode, task, first_seed + i, noise) for i in range(episodes_per_task)
-            )
-            for task in tasks
-        }
+        # The first submission starts the workers, which inherit what is blocked meanwhile. Ctrl-C goes to the whole
+        # group of processes: it then interrupts neither a worker that just begins nor this one in the middle of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pending: dict[str, deque[Future[Episode | None]]] = {
+                task: deque(
+                    executor.submit(record_expert_episode, task, first_seed + i, noise)
+                    for i in range(episodes_per_task)
+                )
+                for task in tasks
+            }
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         results = []
         for task, futures in pending.items():
             kept: list[Episode] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no bundle could have."""
+        name = self.name or self.out.resolve().name
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+            raise TrainingError(f"the policy's name is {name!r}, expected letters, digits, dots, dashes; pass --name")
         if self.steps < 1:
             raise TrainingError(f"--steps must be at least 1, got {self.steps}")
 
