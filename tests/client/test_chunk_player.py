@@ -206,6 +206,20 @@ def test_a_player_goes_on_with_the_next_episode_after_a_restart(serve_bundle: Se
     assert len(robot.acted) == 2
 
 
+def test_a_player_does_not_play_another_version(serve_bundle: ServeBundle, tmp_path: Path) -> None:
+    first = serve_bundle(write_echo_bundle(tmp_path / "1", version="1", name="echo"))
+    with PolicyClient(first.address) as client, ChunkPlayer(client) as player:
+        first.process.kill()
+        first.process.wait()
+        serve_bundle(write_echo_bundle(tmp_path / "2", version="2", name="echo"), "--listen", first.address)
+        client.wait_until_ready(20)
+        robot = CountingRobot()
+        with pytest.raises(PolicyUnavailable, match="echo is now version 2; this player was made for version 1"):
+            player.run(robot, "left", max_ticks=2, rate_hz=1000.0)
+    assert robot.acted == []
+    assert robot.stops == 1
+
+
 @pytest.mark.parametrize("actions", [np.zeros((HISTORY, 3)), np.zeros((2, STATE_SIZE)), np.full((HISTORY, 4), 1e9)])
 def test_chunks_that_are_not_the_policys_are_not_executed(actions: npt.NDArray[np.float64]) -> None:
     check = ActionCheck(echo_spec())

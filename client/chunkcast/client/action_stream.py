@@ -143,7 +143,8 @@ class ActionStream:
     @property
     def over(self) -> bool:
         """Whether the stream has ended; open another."""
-        return self._closed_by is not None
+        # The reader ends with the stream, which nobody may have asked for an answer since.
+        return self._closed_by is not None or not self._reader.is_alive()
 
     def close(self) -> None:
         """End the stream; harmless if it is over."""

@@ -73,12 +73,6 @@ class ChunkPlayer:
         self._on_chunk = on_chunk
         self._client, self._robot_id, self._timeout = client, robot_id, timeout
         self._stream = self._open_stream()
-        if self._stream.policy_version != self.spec.version:
-            self._stream.close()
-            raise PolicyUnavailable(
-                f"{self.spec.name} changed from version {self.spec.version} to {self._stream.policy_version} while "
-                "this player was made; make another"
-            )
         self.begin_episode("")
 
     def begin_episode(self, instruction: str, *, episode_id: str | None = None, noise_seed: int | None = None) -> str:
@@ -147,18 +141,17 @@ class ChunkPlayer:
 
         The robot's ``safe_stop`` has been called when this returns or raises.
         """
-        rate_hz = self.spec.action.control_rate_hz if rate_hz is None else rate_hz
-        if not rate_hz > 0.0 or max_ticks < 1:
-            raise ValueError(f"rate_hz is {rate_hz} and max_ticks {max_ticks}, expected above 0 and at least 1")
-        period = 1.0 / rate_hz
-        episode_id = self.begin_episode(instruction)
         late_ticks = tick = 0
-        due = time.monotonic()
         try:
+            rate_hz = self.spec.action.control_rate_hz if rate_hz is None else rate_hz
+            if not rate_hz > 0.0 or max_ticks < 1:
+                raise ValueError(f"rate_hz is {rate_hz} and max_ticks {max_ticks}, expected above 0 and at least 1")
+            episode_id = self.begin_episode(instruction)
+            due = time.monotonic()
             while tick < max_ticks and not until():
                 robot.act(self.next_action(robot.observe()))
                 tick += 1
-                due += period
+                due += 1.0 / rate_hz
                 ahead = due - time.monotonic()
                 if ahead > 0.0:
                     time.sleep(ahead)
@@ -170,7 +163,14 @@ class ChunkPlayer:
         return EpisodeSummary(episode_id, tick, late_ticks)
 
     def _open_stream(self) -> ActionStream:
-        return self._client.stream(self.spec.name, robot_id=self._robot_id, timeout=self._timeout)
+        stream = self._client.stream(self.spec.name, robot_id=self._robot_id, timeout=self._timeout)
+        if stream.policy_version != self.spec.version:
+            stream.close()
+            raise PolicyUnavailable(
+                f"{self.spec.name} is now version {stream.policy_version}; this player was made for version "
+                f"{self.spec.version}, make another"
+            )
+        return stream
 
     def close(self) -> None:
         """End the stream."""
