@@ -11,12 +11,15 @@ from chunkcast.server.errors import BadFlag, BundleError
 
 def main() -> None:
     """Console script: exit code 0 after a drain, 2 on bad input."""
-    import tyro
-
     try:
+        import tyro
+
         config = tyro.cli(ServeConfig)
         _configure_log(config.log_format)
         _serve(config)
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; run pip install 'chunkcast[server]'", file=sys.stderr)
+        raise SystemExit(2) from None
     except (BadFlag, BundleError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

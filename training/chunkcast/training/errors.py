@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TypeVar
+
+Config = TypeVar("Config")
 
 
 class TrainingError(Exception):
@@ -33,10 +36,18 @@ class ExportError(TrainingError):
     """The graph differs from torch, or the bundle cannot be written."""
 
 
-def run_command(command: Callable[[], None]) -> None:
-    """Run a command line's work; bad input becomes one line and exit code 2, Ctrl-C exit code 130."""
+def run_command(config: type[Config], command: Callable[[Config], None]) -> None:
+    """Make ``config`` from the command line and run ``command`` with it.
+
+    Bad input becomes one line and exit code 2, Ctrl-C exit code 130.
+    """
     try:
-        command()
+        import tyro
+
+        command(tyro.cli(config))
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; run pip install 'chunkcast[training]'", file=sys.stderr)
+        raise SystemExit(2) from None
     except OSError as error:
         print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror})", file=sys.stderr)
         raise SystemExit(2) from None

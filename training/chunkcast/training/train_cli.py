@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Console script."""
-    import tyro
-
-    run_command(lambda: train_command(tyro.cli(TrainConfig)))
+    run_command(TrainConfig, train_command)
 
 
 def train_command(config: TrainConfig) -> None:

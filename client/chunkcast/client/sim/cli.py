@@ -79,12 +79,15 @@ class SimConfig:
 
 def main() -> None:
     """Console script: exit code 0 when every episode was played, 1 if the server failed, 2 on bad input."""
-    import tyro
-
     # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        import tyro
+
         _run(tyro.cli(SimConfig))
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; run pip install 'chunkcast[sim]'", file=sys.stderr)
+        raise SystemExit(2) from None
     except BadFlag as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -56,9 +56,7 @@ class CollectConfig:
 
 def main() -> None:
     """Console script."""
-    import tyro
-
-    run_command(lambda: collect_command(tyro.cli(CollectConfig)))
+    run_command(CollectConfig, collect_command)
 
 
 def collect_command(config: CollectConfig) -> None:

@@ -44,9 +44,7 @@ class ExportConfig:
 
 def main() -> None:
     """Console script."""
-    import tyro
-
-    run_command(lambda: export_command(tyro.cli(ExportConfig)))
+    run_command(ExportConfig, export_command)
 
 
 def export_command(config: ExportConfig) -> None:
