@@ -26,8 +26,8 @@ from rich.table import Table
 
 from chunkcast.client import ActionStream, PolicyClient
 from chunkcast.client.sim.private_server import private_server
-from chunkcast.server.bundle import Bundle, read_bundle
-from chunkcast.server.engine import INSTRUCTION_INPUT, NOISE_INPUT, Engine
+from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, Bundle, read_bundle
+from chunkcast.server.engine import Engine
 
 
 @dataclass(frozen=True)

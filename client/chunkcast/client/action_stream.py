@@ -54,7 +54,6 @@ MAX_EPISODE_ID_LENGTH = 128
 class _Sent(NamedTuple):
     """An observation that was sent."""
 
-    episode_id: str
     step: int
     history_only: bool
 
@@ -179,7 +178,7 @@ class ActionStream:
             noise_seed=noise_seed,
             history_only=history_only,
         )
-        sent = _Sent(episode_id, step, history_only)
+        sent = _Sent(step, history_only)
         self._sent.append(sent)
         self._requests.put(pb.StreamActionsRequest(observation=message))
         return sent

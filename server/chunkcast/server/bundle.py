@@ -28,8 +28,9 @@ MAX_TENSOR_ELEMENTS = 2**24
 MAX_OBSERVATION_STEPS = 1024
 MAX_ACTION = 1e30
 """Bounds are compared in float32; an action without bounds is one that nobody can guard."""
-RESERVED_INPUTS = ("instruction", "noise")
-"""Graph inputs that are no observations."""
+INSTRUCTION_INPUT = "instruction"
+NOISE_INPUT = "noise"
+"""The graph's inputs that are no observations; an observation may not take their names."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     )
     keys = [entry.key for entry in spec.observations]
     require(len(set(keys)) == len(keys) and all(keys), f"observation keys {keys} are not distinct names")
-    require(not set(keys) & set(RESERVED_INPUTS), f"observation keys {keys} use a reserved name")
+    require(not set(keys) & {INSTRUCTION_INPUT, NOISE_INPUT}, f"observation keys {keys} use a reserved name")
     for entry in spec.observations:
         shape = list(entry.shape)
         require(entry.dtype in DTYPES, f"{entry.key} has the unknown dtype code {int(entry.dtype)}")

@@ -14,13 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.server.bundle import Bundle
+from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, Bundle
 from chunkcast.server.errors import BundleError
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES
 
-INSTRUCTION_INPUT = "instruction"
-NOISE_INPUT = "noise"
 ACTIONS_OUTPUT = "actions"
 
 SHORT_RUN_SECONDS = 0.005

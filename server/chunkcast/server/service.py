@@ -133,6 +133,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             code = grpc.StatusCode.ABORTED if unsafe else grpc.StatusCode.INVALID_ARGUMENT
             await _abort(context, code, str(rejected))
         except Exception:
+            # As in a stream: the caller is told that it failed, and nothing of how.
             log.exception("chunk failed", policy=policy.spec.name)
             policy.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
             await _abort(context, grpc.StatusCode.INTERNAL, FAILED)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.server.engine import INSTRUCTION_INPUT, NOISE_INPUT
+from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT
 from chunkcast.server.errors import ObservationRejected
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES

@@ -144,7 +144,7 @@ class Trainer:
             record = EpochRecord(
                 epoch=epoch,
                 step=self.progress.step + self.steps_per_epoch,
-                samples_per_second=self.steps_per_epoch * self.config.batch_size / trained_for,
+                samples_per_second=self.steps_per_epoch * min(self.config.batch_size, len(self.training)) / trained_for,
                 learning_rate=self.schedule.get_last_lr()[0],
                 seconds=time.monotonic() - started,
                 **train,
