@@ -36,7 +36,7 @@ format: $(VENV)/.dev ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: $(VENV)/.dev ## regenerate the stubs from policy.proto
+proto: $(VENV)/.dev ## regenerate the stubs from the .proto files
 	$(BIN)/python proto/generate.py
 
 proto-breaking: $(VENV)/.dev ## compare the contract with the main branch's

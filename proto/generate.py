@@ -1,4 +1,4 @@
-"""Generate the typed stubs beside policy.proto: ``python proto/generate.py [OUT]`` (``make proto``)."""
+"""Generate the typed stubs beside the .proto files: ``python proto/generate.py [OUT]`` (``make proto``)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-SOURCE = "chunkcast/v1/policy.proto"
+SOURCES = ("chunkcast/v1/policy.proto", "chunkcast/v1/admin.proto")
 
 
 def generate(out: Path) -> None:
-    """Write ``policy_pb2`` and ``policy_pb2_grpc`` with their ``.pyi`` under ``out``.
+    """Write ``*_pb2`` and ``*_pb2_grpc`` with their ``.pyi`` under ``out``.
 
     Raises:
-        RuntimeError: protoc refused the file.
+        RuntimeError: protoc refused a file.
     """
     from grpc_tools import protoc
 
@@ -21,9 +21,9 @@ def generate(out: Path) -> None:
     # The plugins of this interpreter's environment, which need not be on the PATH.
     scripts = Path(sys.executable).parent
     plugins = [f"--plugin=protoc-gen-{name}={scripts / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
-    status = protoc.main(["protoc", f"-I{ROOT}", *plugins, *outputs, SOURCE])
+    status = protoc.main(["protoc", f"-I{ROOT}", *plugins, *outputs, *SOURCES])
     if status:
-        raise RuntimeError(f"protoc ended with status {status} for {SOURCE}")
+        raise RuntimeError(f"protoc ended with status {status} for {', '.join(SOURCES)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 PROTO = Path(__file__).resolve().parents[2] / "proto"
-GENERATED = ("policy_pb2.py", "policy_pb2.pyi", "policy_pb2_grpc.py", "policy_pb2_grpc.pyi")
+GENERATED = [
+    f"{proto}_{kind}"
+    for proto in ("policy", "admin")
+    for kind in ("pb2.py", "pb2.pyi", "pb2_grpc.py", "pb2_grpc.pyi")
+]
 
 
 @pytest.fixture(scope="module")

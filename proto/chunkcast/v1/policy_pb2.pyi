@@ -49,6 +49,27 @@ DATA_TYPE_INT32: DataType.ValueType  # 4
 DATA_TYPE_INT64: DataType.ValueType  # 5
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
+class _DropReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DROP_REASON_UNSPECIFIED: _DropReason.ValueType  # 0
+    DROP_REASON_NEWER_OBSERVATION: _DropReason.ValueType  # 1
+    """A newer one of the same stream came while it waited."""
+    DROP_REASON_DEADLINE: _DropReason.ValueType  # 2
+    """Observation.deadline passed while it waited."""
+
+class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper): ...
+
+DROP_REASON_UNSPECIFIED: DropReason.ValueType  # 0
+DROP_REASON_NEWER_OBSERVATION: DropReason.ValueType  # 1
+"""A newer one of the same stream came while it waited."""
+DROP_REASON_DEADLINE: DropReason.ValueType  # 2
+"""Observation.deadline passed while it waited."""
+Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
+
 class _ErrorCode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -73,6 +94,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The policy's own output was not finite. No action is sent: the robot should hold or stop."""
     ERROR_CODE_INTERNAL: _ErrorCode.ValueType  # 9
     """The server failed; the reason is in its log. The robot should hold or stop."""
+    ERROR_CODE_OVERLOADED: _ErrorCode.ValueType  # 10
+    """Too many observations are waiting (RESOURCE_EXHAUSTED, as gRPC calls it); this one is kept as history. Send the next
+    after ObservationError.retry_after seconds.
+    """
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper): ...
 
@@ -94,6 +119,10 @@ ERROR_CODE_UNSAFE_ACTION: ErrorCode.ValueType  # 8
 """The policy's own output was not finite. No action is sent: the robot should hold or stop."""
 ERROR_CODE_INTERNAL: ErrorCode.ValueType  # 9
 """The server failed; the reason is in its log. The robot should hold or stop."""
+ERROR_CODE_OVERLOADED: ErrorCode.ValueType  # 10
+"""Too many observations are waiting (RESOURCE_EXHAUSTED, as gRPC calls it); this one is kept as history. Send the next
+after ObservationError.retry_after seconds.
+"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 class _EpisodeOutcome:
@@ -175,24 +204,28 @@ class StreamActionsResponse(_message.Message):
     OPENED_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___StreamOpened: ...
     @_builtins.property
     def chunk(self) -> Global___ActionChunk: ...
     @_builtins.property
     def error(self) -> Global___ObservationError: ...
+    @_builtins.property
+    def dropped(self) -> Global___ObservationDropped: ...
     def __init__(
         self,
         *,
         opened: Global___StreamOpened | None = ...,
         chunk: Global___ActionChunk | None = ...,
         error: Global___ObservationError | None = ...,
+        dropped: Global___ObservationDropped | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "error", b"error", "opened", b"opened", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dropped", b"dropped", "error", b"error", "opened", b"opened", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "error", b"error", "opened", b"opened", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dropped", b"dropped", "error", b"error", "opened", b"opened", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["opened", "chunk", "error"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["opened", "chunk", "error", "dropped"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
@@ -204,19 +237,25 @@ class OpenStream(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     ROBOT_ID_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Policy name; may be empty where the server runs a single policy."""
     robot_id: _builtins.str
     """Who is calling, for logs. At most 128 characters."""
+    policy_version: _builtins.str
+    """The version to be answered by, for the stream's whole life. Left out, the stream follows the policy's promoted
+    version, which may change between two chunks; only versions with the same contract are promoted.
+    """
     def __init__(
         self,
         *,
         policy: _builtins.str = ...,
         robot_id: _builtins.str = ...,
+        policy_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "robot_id", b"robot_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "policy_version", b"policy_version", "robot_id", b"robot_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,7 +269,7 @@ class StreamOpened(_message.Message):
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     policy_version: _builtins.str
-    """The version that will answer."""
+    """The version that will answer, until another is promoted."""
     def __init__(
         self,
         *,
@@ -276,6 +315,8 @@ class Observation(_message.Message):
     INSTRUCTION_FIELD_NUMBER: _builtins.int
     HISTORY_ONLY_FIELD_NUMBER: _builtins.int
     NOISE_SEED_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    COMMITTED_ACTIONS_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     """Names the episode, at most 128 characters. A new id begins a new episode: the history is empty again and steps
     may start anew.
@@ -292,9 +333,20 @@ class Observation(_message.Message):
     """Makes the chunk reproducible: its initial noise is drawn from a generator seeded with (noise_seed, step).
     Left out, the server draws fresh noise.
     """
+    deadline: _builtins.float
+    """Seconds after this observation's arrival at the server from which on a chunk is of no use: it is not computed then.
+    Left out: no deadline.
+    """
     @_builtins.property
     def tensors(self) -> _containers.MessageMap[_builtins.str, Global___Tensor]:
         """One tensor for each of PolicySpec.observations, by key, without the batch and time axes."""
+
+    @_builtins.property
+    def committed_actions(self) -> Global___Tensor:
+        """float32 [n, action size], physical units: the actions that the robot will play at ticks step to step + n - 1
+        whatever the server answers, because inference takes that long (real-time chunking). The chunk begins with them and
+        goes on smoothly. At most ActionSpec.max_committed_steps of them; left out: none.
+        """
 
     def __init__(
         self,
@@ -305,13 +357,20 @@ class Observation(_message.Message):
         instruction: _builtins.str = ...,
         history_only: _builtins.bool = ...,
         noise_seed: _builtins.int | None = ...,
+        deadline: _builtins.float | None = ...,
+        committed_actions: Global___Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_noise_seed", b"_noise_seed", "noise_seed", b"noise_seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "noise_seed", b"noise_seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_noise_seed", b"_noise_seed", "episode_id", b"episode_id", "history_only", b"history_only", "instruction", b"instruction", "noise_seed", b"noise_seed", "step", b"step", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "episode_id", b"episode_id", "history_only", b"history_only", "instruction", b"instruction", "noise_seed", b"noise_seed", "step", b"step", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
+    _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
     _WhichOneofReturnType__noise_seed: _TypeAlias = _typing.Literal["noise_seed"]  # noqa: Y015
     _WhichOneofArgType__noise_seed: _TypeAlias = _typing.Literal["_noise_seed", b"_noise_seed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline) -> _WhichOneofReturnType__deadline | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_seed) -> _WhichOneofReturnType__noise_seed | None: ...
 
 Global___Observation: _TypeAlias = Observation  # noqa: Y015
@@ -354,10 +413,13 @@ class ActionChunk(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     """Of the observation that this chunk answers. Row i of actions belongs to control tick step + i."""
     step: _builtins.int
     policy_version: _builtins.str
+    batch_size: _builtins.int
+    """Observations that were computed together with this one, itself included."""
     @_builtins.property
     def actions(self) -> Global___Tensor:
         """float32 [horizon, action size], in the units and within the bounds of PolicySpec.action; always finite."""
@@ -372,10 +434,11 @@ class ActionChunk(_message.Message):
         actions: Global___Tensor | None = ...,
         policy_version: _builtins.str = ...,
         timings: Global___StageTimings | None = ...,
+        batch_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "episode_id", b"episode_id", "policy_version", b"policy_version", "step", b"step", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "batch_size", b"batch_size", "episode_id", b"episode_id", "policy_version", b"policy_version", "step", b"step", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,7 +485,7 @@ Global___StageTimings: _TypeAlias = StageTimings  # noqa: Y015
 @_typing.final
 class ObservationError(_message.Message):
     """There is no chunk for this observation; the stream goes on. It was not used and the history is as it was, except with
-    UNSAFE_ACTION and INTERNAL: then the observation was good and stays in the history.
+    UNSAFE_ACTION, INTERNAL and OVERLOADED: then the observation was good and stays in the history.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -431,11 +494,14 @@ class ObservationError(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     step: _builtins.int
     code: Global___ErrorCode.ValueType
     message: _builtins.str
     """One line: what was received, what was expected, what to do."""
+    retry_after: _builtins.float
+    """Seconds to wait before the next observation, with OVERLOADED."""
     def __init__(
         self,
         *,
@@ -443,14 +509,42 @@ class ObservationError(_message.Message):
         step: _builtins.int = ...,
         code: Global___ErrorCode.ValueType = ...,
         message: _builtins.str = ...,
+        retry_after: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "episode_id", b"episode_id", "message", b"message", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "episode_id", b"episode_id", "message", b"message", "retry_after", b"retry_after", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ObservationError: _TypeAlias = ObservationError  # noqa: Y015
+
+@_typing.final
+class ObservationDropped(_message.Message):
+    """The observation was good and is kept as history, but no chunk was computed for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPISODE_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    episode_id: _builtins.str
+    step: _builtins.int
+    reason: Global___DropReason.ValueType
+    def __init__(
+        self,
+        *,
+        episode_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        reason: Global___DropReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["episode_id", b"episode_id", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ObservationDropped: _TypeAlias = ObservationDropped  # noqa: Y015
 
 @_typing.final
 class PredictChunkRequest(_message.Message):
@@ -801,12 +895,15 @@ class ActionSpec(_message.Message):
     CONTROL_RATE_HZ_FIELD_NUMBER: _builtins.int
     HORIZON_FIELD_NUMBER: _builtins.int
     EXECUTE_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_COMMITTED_STEPS_FIELD_NUMBER: _builtins.int
     control_rate_hz: _builtins.float
     """Control ticks per second."""
     horizon: _builtins.int
     """Actions in a chunk."""
     execute_steps: _builtins.int
     """Actions to execute before the next chunk, as the policy was evaluated."""
+    max_committed_steps: _builtins.int
+    """The longest Observation.committed_actions that the policy has learned to continue; 0: none, no real-time chunking."""
     @_builtins.property
     def elements(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionElement]: ...
     def __init__(
@@ -816,10 +913,11 @@ class ActionSpec(_message.Message):
         control_rate_hz: _builtins.float = ...,
         horizon: _builtins.int = ...,
         execute_steps: _builtins.int = ...,
+        max_committed_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_rate_hz", b"control_rate_hz", "elements", b"elements", "execute_steps", b"execute_steps", "horizon", b"horizon"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_rate_hz", b"control_rate_hz", "elements", b"elements", "execute_steps", b"execute_steps", "horizon", b"horizon", "max_committed_steps", b"max_committed_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

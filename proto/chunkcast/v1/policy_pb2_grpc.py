@@ -66,8 +66,11 @@ class PolicyServiceServicer(object):
 
     def StreamActions(self, request_iterator, context):
         """Observations in, action chunks out, in order. The first request opens the stream; every later one is an
-        observation. A bad observation is answered with ObservationError and the stream lives on. The call fails with
-        NOT_FOUND for an unknown policy and INVALID_ARGUMENT if the first request does not open the stream.
+        observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
+        ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
+        an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
+        RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
+        to try again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +78,7 @@ class PolicyServiceServicer(object):
 
     def PredictChunk(self, request, context):
         """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-        answer of the policy ABORTED.
+        answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,12 +40,15 @@ class PolicyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PolicyServiceAsyncStub: ...
     StreamActions: _grpc.StreamStreamMultiCallable[_policy_pb2.StreamActionsRequest, _policy_pb2.StreamActionsResponse]
     """Observations in, action chunks out, in order. The first request opens the stream; every later one is an
-    observation. A bad observation is answered with ObservationError and the stream lives on. The call fails with
-    NOT_FOUND for an unknown policy and INVALID_ARGUMENT if the first request does not open the stream.
+    observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
+    ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
+    an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
+    RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
+    to try again).
     """
     PredictChunk: _grpc.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]
     """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-    answer of the policy ABORTED.
+    answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]
     """The policies that this server is ready to run."""
@@ -59,12 +62,15 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamActions: _aio.StreamStreamMultiCallable[_policy_pb2.StreamActionsRequest, _policy_pb2.StreamActionsResponse]  # type: ignore[assignment]
     """Observations in, action chunks out, in order. The first request opens the stream; every later one is an
-    observation. A bad observation is answered with ObservationError and the stream lives on. The call fails with
-    NOT_FOUND for an unknown policy and INVALID_ARGUMENT if the first request does not open the stream.
+    observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
+    ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
+    an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
+    RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
+    to try again).
     """
     PredictChunk: _aio.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]  # type: ignore[assignment]
     """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-    answer of the policy ABORTED.
+    answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """The policies that this server is ready to run."""
@@ -81,8 +87,11 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_policy_pb2.StreamActionsResponse], _abc.AsyncIterator[_policy_pb2.StreamActionsResponse]]:
         """Observations in, action chunks out, in order. The first request opens the stream; every later one is an
-        observation. A bad observation is answered with ObservationError and the stream lives on. The call fails with
-        NOT_FOUND for an unknown policy and INVALID_ARGUMENT if the first request does not open the stream.
+        observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
+        ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
+        an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
+        RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
+        to try again).
         """
 
     @_abc_1.abstractmethod
@@ -92,7 +101,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.PredictChunkResponse, _abc.Awaitable[_policy_pb2.PredictChunkResponse]]:
         """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-        answer of the policy ABORTED.
+        answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
         """
 
     @_abc_1.abstractmethod

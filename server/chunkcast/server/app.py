@@ -1,4 +1,4 @@
-"""A server's life: load and warm the bundle, listen, become ready, drain on SIGTERM or Ctrl-C."""
+"""A server's life: load and warm the bundles, listen, become ready, drain on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from chunkcast.server.bundle import read_bundle
+from chunkcast.server.admin_service import AdminService
+from chunkcast.server.batcher import BatcherConfig
 from chunkcast.server.config import ServeConfig
-from chunkcast.server.engine import Engine
+from chunkcast.server.errors import BundleError
+from chunkcast.server.policies import EngineConfig, Policies
 from chunkcast.server.prometheus_page import MetricsPage
 from chunkcast.server.service import PolicyService
 from chunkcast.server.statistics import ServerStatistics
+from chunkcast.server.store import Store
+from chunkcast.v1 import admin_pb2, admin_pb2_grpc
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 
@@ -32,6 +36,7 @@ KEEPALIVE_MS = 10_000
 """A robot that does not answer a ping for as long again is gone."""
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
+ADMIN_SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 log = structlog.get_logger()
 
@@ -43,23 +48,31 @@ class RunningServer:
     Attributes:
         address: host and port of gRPC, the port resolved.
         metrics_address: host and port of the metrics page, or ``None`` if there is none.
+        admin_address: host and port of the admin service, or ``None`` if there is none.
     """
 
     address: str
     metrics_address: str | None
+    admin_address: str | None
     _server: grpc.aio.Server
+    _admin: grpc.aio.Server | None
     _service: PolicyService
+    _policies: Policies
     _health: Any
-    _engine: Engine
     _page: MetricsPage | None
+    _watch: asyncio.Task[None] | None
 
     async def stop(self, drain_seconds: float) -> None:
         """NOT_SERVING first; streams end after their next answer, and at the latest after ``drain_seconds``."""
         log.info("draining", seconds=drain_seconds)
         await self._health.enter_graceful_shutdown()
+        if self._watch:
+            self._watch.cancel()
+        if self._admin:
+            await self._admin.stop(0.0)
         self._service.drain()
         await self._server.stop(drain_seconds)
-        self._engine.close()
+        self._policies.close()
         if self._page:
             self._page.close()
         log.info("stopped")
@@ -69,17 +82,22 @@ async def start_server(config: ServeConfig) -> RunningServer:
     """Load, warm, listen; returns when ready.
 
     Raises:
-        BundleError: the bundle cannot be served.
+        BundleError: a bundle cannot be served.
+        ProviderMissing: a requested execution provider cannot be used.
         OSError: an address cannot be bound.
     """
     started = time.perf_counter()
     if config.cpus:
         os.sched_setaffinity(0, config.cpus)
-    bundle = read_bundle(config.bundle)
-    engine = Engine(bundle, config.threads)
-    warm_run = engine.warm_up()
-    statistics = ServerStatistics([bundle.spec])
-    service = PolicyService([engine], statistics)
+    statistics = ServerStatistics()
+    policies = Policies(
+        statistics,
+        EngineConfig(config.threads, config.providers),
+        BatcherConfig(config.max_batch, config.max_delay_ms / 1e3, config.max_waiting),
+    )
+    store = Store(config.store, policies, statistics) if config.store else None
+    _load(config, policies, store)
+    service = PolicyService(policies, statistics, config.max_streams)
 
     server = grpc.aio.server(
         options=[
@@ -90,44 +108,79 @@ async def start_server(config: ServeConfig) -> RunningServer:
             ("grpc.keepalive_permit_without_calls", 1),
             # A second server on the same port would take half of the robots without a word.
             ("grpc.so_reuseport", 0),
-        ],
-        maximum_concurrent_rpcs=config.max_streams,
+        ]
     )
     pb_grpc.add_PolicyServiceServicer_to_server(service, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    host = config.listen.rsplit(":", 1)[0]
-    try:
-        port = server.add_insecure_port(config.listen)
-    except RuntimeError:
-        raise OSError(f"cannot listen on {config.listen}; is another server on it?") from None
+    address = _bind(server, config.listen)
+    admin, admin_address = _admin_server(config, policies, store)
     page = _metrics_page(config, statistics)
     await server.start()
+    if admin:
+        await admin.start()
     # What start-up made lives as long as the server: the collector need not look at it between chunks.
     gc.collect()
     gc.freeze()
     for name in ("", SERVICE_NAME):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     running = RunningServer(
-        address=f"{host}:{port}",
+        address=address,
         metrics_address=f"{config.metrics_listen.rsplit(':', 1)[0]}:{page.port}" if page else None,
+        admin_address=admin_address,
         _server=server,
+        _admin=admin,
         _service=service,
+        _policies=policies,
         _health=health_servicer,
-        _engine=engine,
         _page=page,
+        _watch=asyncio.create_task(store.watch(), name="watch") if store and config.watch else None,
     )
     log.info(
         "ready",
-        policy=bundle.spec.name,
-        version=bundle.spec.version,
+        policies={version.spec.name: version.spec.version for version in policies.promoted},
         listen=running.address,
         metrics=running.metrics_address,
+        admin=running.admin_address,
         seconds=round(time.perf_counter() - started, 3),
-        warm_run_ms=round(warm_run * 1e3, 3),
     )
     return running
+
+
+def _load(config: ServeConfig, policies: Policies, store: Store | None) -> None:
+    """Everything that is served from the start; one bundle that cannot be keeps the server from starting."""
+    folders = list(config.bundle)
+    if not folders:
+        assert store is not None
+        assert config.store is not None
+        folders = [config.store / name for name in store.names_by_age()]
+        if not folders:
+            raise BundleError(f"{config.store} holds no bundle; export one into it, or give --bundle DIR")
+    for folder in folders:
+        version = policies.add(policies.prepare(folder))
+        policies.promote(version.spec.name, version.spec.version)
+    if store:
+        store.mark_seen()
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise OSError(f"cannot listen on {address}; is another server on it?") from None
+    return f"{address.rsplit(':', 1)[0]}:{port}"
+
+
+def _admin_server(
+    config: ServeConfig, policies: Policies, store: Store | None
+) -> tuple[grpc.aio.Server | None, str | None]:
+    if not config.admin_listen:
+        return None, None
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(policies, store), server)
+    reflection.enable_server_reflection((ADMIN_SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, _bind(server, config.admin_listen)
 
 
 def _metrics_page(config: ServeConfig, statistics: ServerStatistics) -> MetricsPage | None:
@@ -152,7 +205,8 @@ async def serve(config: ServeConfig) -> None:
     if config.stop_with_stdin:
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
     running = await start_server(config)
-    print(f"ready grpc={running.address} metrics={running.metrics_address or '-'}", flush=True)
+    ready = {"grpc": running.address, "metrics": running.metrics_address, "admin": running.admin_address}
+    print("ready", *(f"{name}={address or '-'}" for name, address in ready.items()), flush=True)
     await stop.wait()
     await running.stop(config.drain_seconds)
 

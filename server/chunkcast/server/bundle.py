@@ -30,6 +30,9 @@ MAX_ACTION = 1e30
 """Bounds are compared in float32; an action without bounds is one that nobody can guard."""
 INSTRUCTION_INPUT = "instruction"
 NOISE_INPUT = "noise"
+PREFIX_ACTIONS_INPUT = "prefix_actions"
+PREFIX_LENGTH_INPUT = "prefix_length"
+RESERVED_NAMES = frozenset({INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT})
 """The graph's inputs that are no observations; an observation may not take their names."""
 
 
@@ -99,7 +102,7 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     )
     keys = [entry.key for entry in spec.observations]
     require(len(set(keys)) == len(keys) and all(keys), f"observation keys {keys} are not distinct names")
-    require(not set(keys) & {INSTRUCTION_INPUT, NOISE_INPUT}, f"observation keys {keys} use a reserved name")
+    require(not set(keys) & RESERVED_NAMES, f"observation keys {keys} use a reserved name")
     for entry in spec.observations:
         shape = list(entry.shape)
         require(entry.dtype in DTYPES, f"{entry.key} has the unknown dtype code {int(entry.dtype)}")
@@ -118,6 +121,10 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     require(
         1 <= action.execute_steps <= action.horizon and action.horizon * len(action.elements) <= MAX_TENSOR_ELEMENTS,
         f"execute_steps {action.execute_steps} must lie in [1, horizon {action.horizon}]",
+    )
+    require(
+        action.max_committed_steps < action.horizon,
+        f"max_committed_steps {action.max_committed_steps} must be below the horizon {action.horizon}",
     )
     require(0.0 < action.control_rate_hz < math.inf, f"control_rate_hz is {action.control_rate_hz}, expected above 0")
     texts = [instruction.text for instruction in spec.instructions]

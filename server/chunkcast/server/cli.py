@@ -1,4 +1,4 @@
-"""``chunkcast-serve``: a bundle over gRPC."""
+"""``chunkcast-serve``: policy bundles over gRPC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 
 from chunkcast.server.config import ServeConfig
-from chunkcast.server.errors import BadFlag, BundleError
+from chunkcast.server.errors import BadFlag, BundleError, ProviderMissing
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed; run pip install 'chunkcast[server]'", file=sys.stderr)
         raise SystemExit(2) from None
-    except (BadFlag, BundleError, OSError) as error:
+    except (BadFlag, BundleError, ProviderMissing, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

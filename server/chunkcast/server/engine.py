@@ -1,32 +1,37 @@
-"""A warm ONNX Runtime session and the one thread that runs it.
+"""A warm ONNX Runtime session with its input and output buffers bound once: a batch is copied in, run, copied out.
 
-Does not know: gRPC, episodes, metrics. Its inputs and outputs are arrays with a batch axis.
+Does not know: gRPC, episodes, queues, metrics. Not for use by two threads at once.
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, Bundle
+from chunkcast.server.bundle import (
+    INSTRUCTION_INPUT,
+    NOISE_INPUT,
+    PREFIX_ACTIONS_INPUT,
+    PREFIX_LENGTH_INPUT,
+    Bundle,
+)
 from chunkcast.server.errors import BundleError
+from chunkcast.server.providers import ProviderChoice, open_session
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES
 
 ACTIONS_OUTPUT = "actions"
 
-SHORT_RUN_SECONDS = 0.005
-"""A run this short may take place on the event loop when a robot is alone: handing it to another thread and back
-costs 0.15 ms, and nobody else is kept waiting."""
+MAX_BUFFER_BYTES = 4 * 2**30
 
-WARM_UP_RUNS = 5
-"""The first runs allocate arenas and pack weights: they take several times as long as later ones."""
+WARM_UP_RUNS = 3
+"""Of each batch size: the first runs allocate arenas, pack weights and pick algorithms, and take several times as long
+as later ones."""
 
 _ORT_TYPES = {
     "tensor(float)": np.dtype("<f4"),
@@ -36,124 +41,128 @@ _ORT_TYPES = {
     "tensor(int64)": np.dtype("<i8"),
 }
 
-
-class EngineResult(NamedTuple):
-    """A run's actions, and what it took.
-
-    Attributes:
-        actions: float32 ``[B, H, A]``.
-        inference: the session's run, seconds.
-    """
-
-    actions: npt.NDArray[np.float32]
-    inference: float
+GraphInputs = Mapping[str, npt.NDArray[Any]]
+"""One observation's graph inputs, by name, without the batch axis."""
 
 
 class Engine:
-    """Runs one policy's graph on a thread of its own, so that no inference blocks the event loop.
+    """Runs one policy's graph on batches of up to ``max_batch`` observations.
 
     Args:
         bundle: verified.
         threads: ONNX Runtime's threads inside one run. One is fastest for graphs of a few megaflops and leaves the
             other cores to transport and robots; see docs/serving.md for the measurement.
+        max_batch: the largest batch; buffers are allocated for it.
+        providers: execution providers in order of preference.
 
     Raises:
         BundleError: the graph cannot be loaded, or its inputs and outputs are not those of the specification.
+        ProviderMissing: a requested provider cannot be used on this machine.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        import onnxruntime
-
-        self.spec = bundle.spec
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Spinning saves some microseconds and burns a core that the robots' streams need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(bundle.graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no public base class
-            reason = str(error).splitlines()[0]
-            raise BundleError(f"{self.spec.name}: ONNX Runtime cannot load the graph ({reason})") from None
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, *, max_batch: int = 32, providers: Sequence[ProviderChoice] = ("cpu",)
+    ) -> None:
+        self.spec, self.max_batch = bundle.spec, max_batch
+        self._session = open_session(bundle, threads, providers)
         self._check_graph()
-        self._short = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{self.spec.name}")
+        self._require_room()
+        self._inputs = {
+            name: np.zeros((max_batch, *shape), dtype) for name, (shape, dtype) in _expected_inputs(self.spec).items()
+        }
+        action = self.spec.action
+        self._actions = np.zeros((max_batch, action.horizon, len(action.elements)), np.float32)
+        self._bindings: dict[int, Any] = {}
+        self.run_seconds: dict[int, float] = {}
+        # A CUDA graph is captured for one shape, and compiling providers build one plan a shape: they get few shapes,
+        # padded. A CPU computes any number of rows, and no more than it must.
+        self._padded = self._session.captures_shapes
+        self.buckets = tuple(sorted({*(2**i for i in range(max_batch.bit_length()) if 2**i <= max_batch), max_batch}))
 
-    def warm_up(self) -> float:
-        """Run on zeros until the session is warm; returns the last run's seconds.
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the graph, in ONNX Runtime's name."""
+        return self._session.provider
+
+    def warm_up(self) -> None:
+        """Run on zeros until every bucket of batch sizes is warm; ``run_seconds`` then has each one's fastest run.
 
         Raises:
             BundleError: the graph does not run, or answers with another shape than the specification's.
         """
-        feeds = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self._expected_inputs().items()}
-        action = self.spec.action
-        expected = (1, action.horizon, len(action.elements))
-        seconds = 0.0
-        for _ in range(WARM_UP_RUNS):
-            started = time.perf_counter()
-            try:
-                actions = self.run(feeds)
-            except Exception as error:  # as above
-                reason = str(error).splitlines()[0]
-                raise BundleError(f"{self.spec.name}: the graph does not run ({reason})") from None
-            seconds = time.perf_counter() - started
-            if actions.shape != expected:
-                raise BundleError(f"{self.spec.name}: the graph returns {actions.shape}, expected {expected}")
-        self._short = seconds <= SHORT_RUN_SECONDS
-        return seconds
+        blank = {name: buffer[0].copy() for name, buffer in self._inputs.items()}
+        for size in self.buckets:
+            for _ in range(WARM_UP_RUNS):
+                started = time.perf_counter()
+                try:
+                    self.run([blank] * size)
+                except Exception as error:  # onnxruntime's exceptions have no public base class
+                    reason = str(error).splitlines()[0]
+                    raise BundleError(f"{self.spec.name}: the graph does not run ({reason})") from None
+                seconds = time.perf_counter() - started
+                self.run_seconds[size] = min(self.run_seconds.get(size, math.inf), seconds)
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """One run on the caller's thread: actions float32 ``[B, H, A]``."""
-        actions: npt.NDArray[np.float32] = self._session.run([ACTIONS_OUTPUT], feeds)[0]
-        return actions
+    def run(self, observations: Sequence[GraphInputs]) -> npt.NDArray[np.float32]:
+        """One run over ``B`` observations, 1 to ``max_batch``, on the caller's thread: actions ``[B, H, A]``."""
+        count = len(observations)
+        for name, buffer in self._inputs.items():
+            for row, inputs in enumerate(observations):
+                buffer[row] = inputs[name]
+        size = next(bucket for bucket in self.buckets if bucket >= count) if self._padded else count
+        binding = self._bindings.get(size)
+        if binding is None:
+            binding = self._bindings[size] = self._session.bind(
+                {name: buffer[:size] for name, buffer in self._inputs.items()}, ACTIONS_OUTPUT, self._actions[:size]
+            )
+        binding.run()
+        return self._actions[:count].copy()
 
-    async def infer(self, feeds: Mapping[str, npt.NDArray[Any]], *, alone: bool) -> EngineResult:
-        """One run on the engine's thread, or right here if it is short and the caller is ``alone``."""
-
-        def work() -> EngineResult:
-            started = time.perf_counter()
-            actions = self.run(feeds)
-            return EngineResult(actions, time.perf_counter() - started)
-
-        if alone and self._short:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def close(self) -> None:
-        """Wait for the run in progress and end the thread."""
-        self._thread.shutdown(wait=True)
-
-    def _expected_inputs(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Name to (shape at batch size 1, dtype), as the specification implies them."""
-        spec = self.spec
-        inputs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            entry.key: ((1, spec.observation_steps, *entry.shape), DTYPES[entry.dtype]) for entry in spec.observations
-        }
-        if spec.instructions:
-            inputs[INSTRUCTION_INPUT] = ((1, len(spec.instructions[0].embedding)), DTYPES[pb.DATA_TYPE_FLOAT32])
-        noise_shape = (1, spec.action.horizon, len(spec.action.elements))
-        inputs[NOISE_INPUT] = (noise_shape, DTYPES[pb.DATA_TYPE_FLOAT32])
-        return inputs
+    def _require_room(self) -> None:
+        """Refuse buffers beyond reason before any is allocated."""
+        sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in _expected_inputs(self.spec).values())
+        size = self.max_batch * sum(sizes)
+        if size > MAX_BUFFER_BYTES:
+            raise BundleError(
+                f"{self.spec.name}: the inputs of {self.max_batch} observations take {size / 2**30:.1f} GiB, expected "
+                f"at most {MAX_BUFFER_BYTES / 2**30:g} GiB; serve it with a smaller --max-batch"
+            )
 
     def _check_graph(self) -> None:
         """The graph's inputs and output are those of the specification, in name, dtype and shape."""
-        expected = self._expected_inputs()
-        actual = {item.name: item for item in self._session.get_inputs()}
+        expected = _expected_inputs(self.spec)
+        actual = {item.name: item for item in self._session.inputs}
         if actual.keys() != expected.keys():
             raise BundleError(
                 f"{self.spec.name}: the graph's inputs are {sorted(actual)}, policy.json implies {sorted(expected)}"
             )
         for name, (shape, dtype) in expected.items():
             graph_shape, graph_dtype = actual[name].shape, _ORT_TYPES.get(actual[name].type)
-            fixed = list(graph_shape[1:])
-            if fixed != list(shape[1:]) or isinstance(graph_shape[0], int) or graph_dtype != dtype:
+            if list(graph_shape[1:]) != list(shape) or isinstance(graph_shape[0], int) or graph_dtype != dtype:
                 raise BundleError(
                     f"{self.spec.name}: graph input {name!r} is {actual[name].type} {graph_shape}, "
-                    f"policy.json implies {dtype} ['batch', {', '.join(map(str, shape[1:]))}]"
+                    f"policy.json implies {dtype} [{', '.join(map(str, ('batch', *shape)))}]"
                 )
-        outputs = {item.name: item.type for item in self._session.get_outputs()}
-        if outputs.get(ACTIONS_OUTPUT) != "tensor(float)":
+        action = self.spec.action
+        answer = [action.horizon, len(action.elements)]
+        outputs = {item.name: (item.type, list(item.shape)[1:]) for item in self._session.outputs}
+        if outputs.get(ACTIONS_OUTPUT) != ("tensor(float)", answer):
             raise BundleError(
-                f"{self.spec.name}: the graph's outputs are {outputs}, expected {ACTIONS_OUTPUT!r} of tensor(float)"
+                f"{self.spec.name}: the graph's outputs are {outputs}, expected {ACTIONS_OUTPUT!r} of tensor(float) "
+                f"['batch', {answer[0]}, {answer[1]}]"
             )
+
+
+def _expected_inputs(spec: pb.PolicySpec) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Name to (shape without the batch axis, dtype), as the specification implies them."""
+    float32 = DTYPES[pb.DATA_TYPE_FLOAT32]
+    inputs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+        entry.key: ((spec.observation_steps, *entry.shape), DTYPES[entry.dtype]) for entry in spec.observations
+    }
+    if spec.instructions:
+        inputs[INSTRUCTION_INPUT] = ((len(spec.instructions[0].embedding),), float32)
+    chunk_shape = (spec.action.horizon, len(spec.action.elements))
+    inputs[NOISE_INPUT] = (chunk_shape, float32)
+    if spec.action.max_committed_steps:
+        inputs[PREFIX_ACTIONS_INPUT] = (chunk_shape, float32)
+        inputs[PREFIX_LENGTH_INPUT] = ((), DTYPES[pb.DATA_TYPE_INT64])
+    return inputs

@@ -30,15 +30,36 @@ class StatisticsCollector(Collector):
         episodes = CounterMetricFamily(
             "chunkcast_episodes", "Episodes reported by robots.", labels=["policy", "task", "outcome"]
         )
-        for policy, counted in statistics.policies.items():
+        for policy, counted in list(statistics.policies.items()):
             for stage, histogram in counted.latency.items():
                 latency.add_metric([policy, stage], _cumulative(histogram), histogram.total)
             for outcome, count in list(counted.chunks.items()):
                 chunks.add_metric([policy, outcome], count)
             for (task, outcome), count in list(counted.episodes.items()):
                 episodes.add_metric([policy, task, outcome], count)
+        batch_size = HistogramMetricFamily(
+            "chunkcast_batch_size", "Observations computed in one run.", labels=["policy"]
+        )
+        dropped = CounterMetricFamily(
+            "chunkcast_observations_dropped",
+            "Observations that were overtaken by a newer one of their stream, or past their deadline, before a run.",
+            labels=["policy", "reason"],
+        )
+        waiting = GaugeMetricFamily(
+            "chunkcast_waiting_observations", "Observations in the queue now.", labels=["policy"]
+        )
+        for policy, counted in list(statistics.policies.items()):
+            batch_size.add_metric([policy], _cumulative(counted.batch_size), counted.batch_size.total)
+            waiting.add_metric([policy], counted.waiting())
+            for reason, count in list(counted.dropped.items()):
+                dropped.add_metric([policy, reason], count)
+        reloads = CounterMetricFamily(
+            "chunkcast_bundle_loads", "Bundles loaded while serving (ok), or refused, by outcome.", labels=["outcome"]
+        )
+        for outcome, count in statistics.reloads.items():
+            reloads.add_metric([outcome], count)
         streams = GaugeMetricFamily("chunkcast_active_streams", "Streams open now.", statistics.active_streams)
-        yield from (latency, chunks, episodes, streams)
+        yield from (latency, chunks, episodes, batch_size, dropped, waiting, reloads, streams)
         yield from self._policy_facts()
 
     def _policy_facts(self) -> Iterator[Metric]:
@@ -56,7 +77,7 @@ class StatisticsCollector(Collector):
             "Noise-prediction MSE of the exported epoch, comparable across prediction types.",
             labels=["policy", "split"],
         )
-        for policy, spec in self._statistics.specs.items():
+        for policy, spec in list(self._statistics.specs.items()):
             prediction = pb.PredictionType.Name(spec.sampler.prediction_type).removeprefix("PREDICTION_TYPE_").lower()
             labels = [policy, spec.version, prediction, str(spec.sampler.evaluations), spec.training.data_sha256[:12]]
             info.add_metric(labels, 1)

@@ -1,244 +1,219 @@
-"""The PolicyService over asyncio gRPC: streams, unary calls, and where each error goes."""
+"""The PolicyService over asyncio gRPC: opening streams, unary calls, and where each error goes."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import structlog
 
-from chunkcast.server.engine import Engine
-from chunkcast.server.errors import ObservationRejected
-from chunkcast.server.guard import ActionGuard
+from chunkcast.server.answer import FAILED, action_chunk
+from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
+from chunkcast.server.errors import ObservationRejected, Overloaded, UnknownPolicy
+from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
-from chunkcast.server.statistics import PolicyStatistics, ServerStatistics
+from chunkcast.server.statistics import ServerStatistics
+from chunkcast.server.stream import RobotStream, StreamEnded
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
-from chunkcast.v1.tensors import encode_tensor
 
 OTHER_TASK = "other"
 """Reported tasks that the policy does not know are counted together: clients do not choose metric labels."""
 
-FAILED = "the server failed to compute a chunk; its log has the reason"
-
 OPEN_SECONDS = 10.0
 """A client that connects and says nothing holds a place that a robot may need."""
 
+STREAM_RETRY_SECONDS = 1.0
+"""What a robot is told that finds no free stream: one ends when a robot leaves, which nobody can foresee."""
+
+RETRY_TRAILER = "grpc-retry-pushback-ms"
+"""gRPC's own name for how long a client should wait before it tries again."""
+
 log = structlog.get_logger()
 
-Context = grpc.aio.ServicerContext[object, object]
-
-
-@dataclass(frozen=True)
-class ServedPolicy:
-    """A policy with everything that a chunk passes."""
-
-    spec: pb.PolicySpec
-    engine: Engine
-    guard: ActionGuard
-    statistics: PolicyStatistics
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class PolicyService(pb_grpc.PolicyServiceServicer):
     """Answers robots. Keeps no state but its streams'.
 
     Args:
-        engines: warm, one for each policy.
+        policies: what is served.
         statistics: where it counts.
+        max_streams: one more is refused.
     """
 
-    def __init__(self, engines: Iterable[Engine], statistics: ServerStatistics) -> None:
-        self._statistics = statistics
-        self._policies: Mapping[str, ServedPolicy] = {
-            engine.spec.name: ServedPolicy(
-                engine.spec, engine, ActionGuard(engine.spec.action), statistics.policies[engine.spec.name]
-            )
-            for engine in engines
-        }
+    def __init__(self, policies: Policies, statistics: ServerStatistics, max_streams: int) -> None:
+        self._policies, self._statistics, self._max_streams = policies, statistics, max_streams
+        self._streams: set[RobotStream] = set()
         self._draining = False
 
     def drain(self) -> None:
         """From now on a stream ends with UNAVAILABLE after its next answer: its robot has actions to play meanwhile."""
         self._draining = True
+        for stream in self._streams:
+            stream.drain()
 
-    async def StreamActions(  # noqa: N802 (gRPC's name; documented in the proto)
-        self, request_iterator: AsyncIterator[pb.StreamActionsRequest], context: Context
-    ) -> AsyncIterator[pb.StreamActionsResponse]:
-        opening = await self._opening(request_iterator, context)
-        if opening is None:
-            return
-        policy = await self._find(opening.policy, context)
-        session = Session(policy.spec)
-        stream_log = log.bind(policy=policy.spec.name, robot=opening.robot_id)
-        stream_log.info("stream opened")
+    # Read and written through the context, which the stubs' types do not know: answers do not wait for requests.
+    async def StreamActions(  # type: ignore[override]  # noqa: N802 (gRPC's name; documented in the proto)
+        self, request_iterator: object, context: Context
+    ) -> None:
+        if self._statistics.active_streams >= self._max_streams:
+            message = f"{self._max_streams} streams are open already (--max-streams)"
+            await _abort_overloaded(context, message, STREAM_RETRY_SECONDS)
         self._statistics.active_streams += 1
         try:
-            yield pb.StreamActionsResponse(
-                opened=pb.StreamOpened(policy=policy.spec.name, policy_version=policy.spec.version)
-            )
-            refusals_logged: set[pb.ErrorCode.ValueType] = set()
-            async for request in request_iterator:
-                observation, chunk = request.observation, None
-                try:
-                    if request.WhichOneof("request") != "observation":
-                        raise ObservationRejected(
-                            pb.ERROR_CODE_BAD_REQUEST, "expected an observation; the stream is open already"
-                        )
-                    # A robot alone may be answered on the event loop.
-                    alone = self._statistics.active_streams == 1
-                    chunk = await self._answer(policy, session, observation, alone=alone)
-                except ObservationRejected as rejected:
-                    # A broken sensor is refused at every tick: the log says it once a stream, the metrics how often.
-                    if rejected.code not in refusals_logged:
-                        refusals_logged.add(rejected.code)
-                        stream_log.warning("observation rejected", step=observation.step, reason=str(rejected))
-                    yield _error(policy, observation, rejected.code, str(rejected))
-                except Exception:
-                    # Whatever failed, this robot is told so and the others are served on.
-                    stream_log.exception("chunk failed", step=observation.step)
-                    yield _error(policy, observation, pb.ERROR_CODE_INTERNAL, FAILED)
-                else:
-                    if chunk is not None:
-                        yield pb.StreamActionsResponse(chunk=chunk)
-                if self._draining and not observation.history_only:
-                    message = "the server is shutting down; reconnect"
-                    await _abort(context, grpc.StatusCode.UNAVAILABLE, message)
+            opening = await self._opening(context)
+            if opening is not None:
+                await self._serve(opening, context)
         finally:
             self._statistics.active_streams -= 1
+
+    async def _serve(self, opening: pb.OpenStream, context: Context) -> None:
+        version = await self._find(opening.policy, opening.policy_version, context)
+        stream_log = log.bind(policy=version.spec.name, robot=opening.robot_id)
+        stream_log.info("stream opened", version=version.spec.version)
+        pinned = bool(opening.policy_version)
+        stream = RobotStream(
+            context, self._policies, version, pinned=pinned, statistics=self._statistics, stream_log=stream_log
+        )
+        self._streams.add(stream)
+        if self._draining:
+            stream.drain()
+        if pinned:
+            self._policies.pin(version)
+        try:
+            opened = pb.StreamOpened(policy=version.spec.name, policy_version=version.spec.version)
+            await context.write(pb.StreamActionsResponse(opened=opened))
+            await stream.run()
+        except StreamEnded as ended:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, str(ended))
+        finally:
+            if pinned:
+                self._policies.unpin(version)
+            self._streams.discard(stream)
             stream_log.info("stream closed")
 
     async def PredictChunk(  # noqa: N802
         self, request: pb.PredictChunkRequest, context: Context
     ) -> pb.PredictChunkResponse:
-        policy = await self._find(request.policy, context)
-        most = policy.spec.observation_steps
+        version = await self._find(request.policy, "", context)
+        most = version.spec.observation_steps
         if not 1 <= len(request.observations) <= most:
             message = f"{len(request.observations)} observations, expected 1 to {most}"
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
-        *history, current = request.observations
-        session = Session(policy.spec)
         try:
-            if current.history_only:
-                raise ObservationRejected(pb.ERROR_CODE_BAD_REQUEST, "the last observation must not be history_only")
-            for observation in history:
-                session.accept(observation)
-            chunk = await self._answer(policy, session, current, alone=False)
+            chunk = await self._predict(version, list(request.observations))
         except ObservationRejected as rejected:
-            policy.statistics.chunk_refused(rejected.code)
+            version.statistics.chunk_refused(rejected.code)
             unsafe = rejected.code == pb.ERROR_CODE_UNSAFE_ACTION
             code = grpc.StatusCode.ABORTED if unsafe else grpc.StatusCode.INVALID_ARGUMENT
             await _abort(context, code, str(rejected))
+        except Overloaded as overloaded:
+            version.statistics.chunk_refused(pb.ERROR_CODE_OVERLOADED)
+            await _abort_overloaded(context, str(overloaded), overloaded.retry_after)
+        except TimeoutError:
+            version.statistics.observation_dropped(pb.DROP_REASON_DEADLINE)
+            await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the observation's deadline passed as it waited")
         except Exception:
             # As in a stream: the caller is told that it failed, and nothing of how.
-            log.exception("chunk failed", policy=policy.spec.name)
-            policy.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
+            log.exception("chunk failed", policy=version.spec.name)
+            version.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
             await _abort(context, grpc.StatusCode.INTERNAL, FAILED)
         return pb.PredictChunkResponse(chunk=chunk)
 
     async def ListPolicies(  # noqa: N802
         self, request: pb.ListPoliciesRequest, context: Context
     ) -> pb.ListPoliciesResponse:
-        return pb.ListPoliciesResponse(policies=[policy.spec for policy in self._policies.values()])
+        return pb.ListPoliciesResponse(policies=[version.spec for version in self._policies.promoted])
 
     async def GetPolicy(  # noqa: N802
         self, request: pb.GetPolicyRequest, context: Context
     ) -> pb.GetPolicyResponse:
-        return pb.GetPolicyResponse(policy=(await self._find(request.policy, context)).spec)
+        return pb.GetPolicyResponse(policy=(await self._find(request.policy, "", context)).spec)
 
     async def ReportEpisode(  # noqa: N802
         self, request: pb.ReportEpisodeRequest, context: Context
     ) -> pb.ReportEpisodeResponse:
-        policy = await self._find(request.policy, context)
+        version = await self._find(request.policy, "", context)
         if request.outcome not in pb.EpisodeOutcome.values()[1:]:
             names = ", ".join(pb.EpisodeOutcome.keys()[1:])
             message = f"outcome {int(request.outcome)} is unknown, expected one of {names}"
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
-        known = any(request.task == instruction.text for instruction in policy.spec.instructions)
+        known = any(request.task == instruction.text for instruction in version.spec.instructions)
         outcome = pb.EpisodeOutcome.Name(request.outcome).removeprefix("EPISODE_OUTCOME_").lower()
-        policy.statistics.episodes[request.task if known else OTHER_TASK, outcome] += 1
+        version.statistics.episodes[request.task if known else OTHER_TASK, outcome] += 1
         return pb.ReportEpisodeResponse()
 
-    async def _answer(
-        self, policy: ServedPolicy, session: Session, observation: pb.Observation, *, alone: bool
-    ) -> pb.ActionChunk | None:
-        """The chunk of one observation, or ``None`` if it was only history.
+    async def _predict(self, version: PolicyVersion, observations: list[pb.Observation]) -> pb.ActionChunk:
+        """The chunk of the last observation.
 
         Raises:
-            ObservationRejected: the observation cannot be used, or the policy's answer is unsafe.
+            ObservationRejected: an observation cannot be used, or the policy's answer is unsafe.
+            Overloaded: too many are waiting.
+            TimeoutError: the deadline passed in the queue.
         """
         arrived = time.perf_counter()
-        session.accept(observation)
-        if observation.history_only:
-            return None
-        inputs = session.graph_inputs(observation)
+        current = observations[-1]
+        if current.history_only:
+            raise ObservationRejected(pb.ERROR_CODE_BAD_REQUEST, "the last observation must not be history_only")
+        session = Session(version.spec)
+        for observation in observations:
+            session.accept(observation)
+        inputs = session.graph_inputs(current)
         prepared = time.perf_counter()
-        result = await policy.engine.infer(inputs, alone=alone)
-        inferred = time.perf_counter()
-        actions = policy.guard.check(result.actions[0])
-        chunk = pb.ActionChunk(
-            episode_id=observation.episode_id,
-            step=observation.step,
-            actions=encode_tensor(actions),
-            policy_version=policy.spec.version,
-        )
-        done = time.perf_counter()
-        timings = chunk.timings
-        timings.preprocess = prepared - arrived
-        # Waiting for the engine's thread, and for the event loop to take up its result.
-        timings.queue = inferred - prepared - result.inference
-        timings.inference = result.inference
-        timings.postprocess = done - inferred
-        timings.total = done - arrived
-        policy.statistics.chunk_sent(timings)
-        return chunk
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-    async def _opening(
-        self, request_iterator: AsyncIterator[pb.StreamActionsRequest], context: Context
-    ) -> pb.OpenStream | None:
+        def answer(result: Outcome) -> None:
+            if not outcome.done():
+                outcome.set_result(result)
+
+        deadline = current.deadline if current.HasField("deadline") else None
+        caller = object()
+        version.batcher.submit(caller, inputs, answer, deadline=deadline)
+        try:
+            result = await outcome
+        finally:
+            version.batcher.withdraw(caller)
+        if isinstance(result, Failed):
+            raise result.error
+        if isinstance(result, Expired):
+            raise TimeoutError
+        assert isinstance(result, Computed)  # nobody else has this caller's place
+        return action_chunk(version, current, result, prepared - arrived)
+
+    async def _opening(self, context: Context) -> pb.OpenStream | None:
         """A stream's first request, or ``None`` if the client closed it at once. Aborts if it is no opening."""
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                first = await anext(request_iterator, None)
+                first = await context.read()
         except TimeoutError:
             message = f"the stream was not opened within {OPEN_SECONDS:g} s"
             await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, message)
-        if first is None:
+        if first is grpc.aio.EOF:
             return None
         if first.WhichOneof("request") != "open":
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the first request must open the stream")
-        if len(first.open.robot_id) > MAX_IDENTIFIER_LENGTH:
+        opening: pb.OpenStream = first.open
+        if len(opening.robot_id) > MAX_IDENTIFIER_LENGTH:
             message = f"robot_id is longer than {MAX_IDENTIFIER_LENGTH} characters"
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
-        return first.open
+        return opening
 
-    async def _find(self, name: str, context: Context) -> ServedPolicy:
-        """The policy called ``name``; an empty name means the only one. Aborts with NOT_FOUND."""
-        if not name and len(self._policies) == 1:
-            return next(iter(self._policies.values()))
-        policy = self._policies.get(name)
-        if policy is None:
-            served = ", ".join(self._policies)
-            message = f"policy {name[:MAX_IDENTIFIER_LENGTH]!r} is not served here; expected one of: {served}"
-            await _abort(context, grpc.StatusCode.NOT_FOUND, message)
-        return policy
+    async def _find(self, name: str, version: str, context: Context) -> PolicyVersion:
+        """A policy's version; an empty name means the only policy. Aborts with NOT_FOUND."""
+        try:
+            return self._policies.find(name, version)
+        except UnknownPolicy as unknown:
+            await _abort(context, grpc.StatusCode.NOT_FOUND, str(unknown))
 
 
-def _error(
-    policy: ServedPolicy, observation: pb.Observation, code: pb.ErrorCode.ValueType, message: str
-) -> pb.StreamActionsResponse:
-    policy.statistics.chunk_refused(code)
-    return pb.StreamActionsResponse(
-        error=pb.ObservationError(
-            episode_id=observation.episode_id[:MAX_IDENTIFIER_LENGTH],
-            step=observation.step,
-            code=code,
-            message=message,
-        )
-    )
+async def _abort_overloaded(context: Context, message: str, retry_after: float) -> NoReturn:
+    context.set_trailing_metadata(((RETRY_TRAILER, str(math.ceil(retry_after * 1e3))),))
+    await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
 async def _abort(context: Context, code: grpc.StatusCode, message: str) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT
+from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT
 from chunkcast.server.errors import ObservationRejected
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES
@@ -30,17 +30,22 @@ class Session:
     """
 
     def __init__(self, spec: pb.PolicySpec) -> None:
-        self._spec = spec
-        self._entries = {entry.key: _Entry.of(entry) for entry in spec.observations}
-        self._embeddings = {
-            instruction.text: np.array(instruction.embedding, np.float32)[None] for instruction in spec.instructions
-        }
-        self._noise_shape = (1, spec.action.horizon, len(spec.action.elements))
+        self.adopt(spec)
         self._fresh_noise = np.random.default_rng()
         self._episode_id = ""
         self._last_step = -1
         self._instruction = ""
         self._history: deque[tuple[int, Tensors]] = deque(maxlen=spec.observation_steps)
+
+    def adopt(self, spec: pb.PolicySpec) -> None:
+        """Go on under another version of the policy, of the same contract; the episode and its history stand."""
+        self._spec = spec
+        self._entries = {entry.key: _Entry.of(entry) for entry in spec.observations}
+        self._embeddings = {
+            instruction.text: np.array(instruction.embedding, np.float32) for instruction in spec.instructions
+        }
+        self._chunk_shape = (spec.action.horizon, len(spec.action.elements))
+        self._committed = _CommittedActions(spec.action)
 
     def accept(self, observation: pb.Observation) -> None:
         """Check ``observation`` and take it into the history.
@@ -67,7 +72,12 @@ class Session:
                 f"instruction {instruction[:MAX_IDENTIFIER_LENGTH]!r} is not known to {self._spec.name}; expected one "
                 f"of {_list_some(list(self._embeddings))}",
             )
+        if observation.HasField("deadline") and not 0.0 < observation.deadline < math.inf:
+            raise ObservationRejected(
+                pb.ERROR_CODE_BAD_REQUEST, f"deadline is {observation.deadline:g} s, expected above 0 and finite"
+            )
         tensors = self._decode(observation)
+        self._committed.check(observation)
         if new_episode:
             self._history.clear()
         self._episode_id, self._last_step = observation.episode_id, observation.step
@@ -75,13 +85,13 @@ class Session:
         self._history.append((observation.step, tensors))
 
     def graph_inputs(self, observation: pb.Observation) -> Tensors:
-        """The graph's inputs, batch size 1, for ``observation``, the last one accepted."""
+        """The graph's inputs, without the batch axis, for ``observation``, the last one accepted."""
         ticks = self._ticks()
         inputs: Tensors = (
             # A view, where np.stack would cost as much as all the checks together.
-            {key: array[None, None] for key, array in ticks[0].items()}
+            {key: array[None] for key, array in ticks[0].items()}
             if len(ticks) == 1
-            else {key: np.stack([tick[key] for tick in ticks])[None] for key in self._entries}
+            else {key: np.stack([tick[key] for tick in ticks]) for key in self._entries}
         )
         if self._embeddings:
             inputs[INSTRUCTION_INPUT] = self._embeddings[self._instruction]
@@ -90,7 +100,9 @@ class Session:
             if observation.HasField("noise_seed")
             else self._fresh_noise
         )
-        inputs[NOISE_INPUT] = generator.standard_normal(self._noise_shape, np.float32)
+        inputs[NOISE_INPUT] = generator.standard_normal(self._chunk_shape, np.float32)
+        if self._spec.action.max_committed_steps:
+            inputs[PREFIX_ACTIONS_INPUT], inputs[PREFIX_LENGTH_INPUT] = self._committed.prefix(observation)
         return inputs
 
     def _ticks(self) -> list[Tensors]:
@@ -153,6 +165,59 @@ class _Entry(NamedTuple):
                 f"{key} at index {index} is {array[tuple(index)]}; send finite values: check the sensor",
             )
         return array
+
+
+class _CommittedActions:
+    """The actions that a robot will play while inference runs, checked and padded to a chunk."""
+
+    ROUNDING = 1e-5
+    """As a share of an action's range, by which a committed action may be out of bounds: it was computed in float32."""
+
+    def __init__(self, action: pb.ActionSpec) -> None:
+        self._longest, self._shape = action.max_committed_steps, (action.horizon, len(action.elements))
+        low = np.array([element.low for element in action.elements])
+        high = np.array([element.high for element in action.elements])
+        slack = self.ROUNDING * (high - low)
+        self._low, self._high = (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+        self._none = (np.zeros(self._shape, np.float32), np.array(0, np.int64))
+
+    def check(self, observation: pb.Observation) -> None:
+        """Accept the observation's committed actions.
+
+        Raises:
+            ObservationRejected: they are not float32 ``[n, action size]``, too many, or not actions of this robot.
+        """
+        if not observation.HasField("committed_actions"):
+            return
+        tensor = observation.committed_actions
+        shape, size = list(tensor.shape), self._shape[1]
+        if len(shape) != 2 or shape[1] != size or not 0 <= shape[0] <= self._longest:
+            raise ObservationRejected(
+                pb.ERROR_CODE_WRONG_SHAPE,
+                f"committed_actions has shape {_list_some(shape)}, expected [0 to {self._longest}, {size}]",
+            )
+        if tensor.dtype != pb.DATA_TYPE_FLOAT32 or len(tensor.data) != 4 * shape[0] * size:
+            raise ObservationRejected(
+                pb.ERROR_CODE_WRONG_DTYPE, f"committed_actions is not float32 of shape {shape}; convert it"
+            )
+        actions = _committed(tensor)
+        if not ((actions >= self._low) & (actions <= self._high)).all():
+            raise ObservationRejected(
+                pb.ERROR_CODE_NOT_FINITE, "committed_actions are not finite and within the policy's action bounds"
+            )
+
+    def prefix(self, observation: pb.Observation) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The graph's prefix, float32 ``[H, A]``, and its length, int64 ``[]``, of a checked observation."""
+        if not observation.HasField("committed_actions"):
+            return self._none
+        actions = _committed(observation.committed_actions)
+        prefix = np.zeros(self._shape, np.float32)
+        prefix[: len(actions)] = actions
+        return prefix, np.array(len(actions), np.int64)
+
+
+def _committed(tensor: pb.Tensor) -> npt.NDArray[np.float32]:
+    return np.frombuffer(tensor.data, np.dtype("<f4")).reshape(tuple(tensor.shape))
 
 
 def _list_some(values: list[Any], limit: int = 8) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chunkcast.v1 import policy_pb2 as pb
@@ -16,6 +17,8 @@ LATENCY_BOUNDS: tuple[float, ...] = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 """Seconds: from a small graph's run on a CPU to a policy too slow for any arm."""
+
+BATCH_BOUNDS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 STAGES: tuple[str, ...] = ("queue", "preprocess", "inference", "postprocess", "total")
 """The stages of a chunk, named as in StageTimings."""
@@ -44,8 +47,13 @@ class PolicyStatistics:
 
     def __init__(self) -> None:
         self.latency = {stage: Histogram() for stage in STAGES}
+        self.batch_size = Histogram(BATCH_BOUNDS)
         self.chunks: Counter[str] = Counter(ok=0)
         """By outcome: ``ok``, or the error code's name in lower case."""
+        self.dropped: Counter[str] = Counter(newer_observation=0, deadline=0)
+        """By reason: observations for which no chunk was computed because it was of no use any more."""
+        self.waiting: Callable[[], int] = lambda: 0
+        """Observations in the queue now."""
         self.episodes: Counter[tuple[str, str]] = Counter()
         """By task and outcome."""
 
@@ -55,6 +63,10 @@ class PolicyStatistics:
         for stage, histogram in self.latency.items():
             histogram.observe(getattr(timings, stage))
 
+    def observation_dropped(self, reason: pb.DropReason.ValueType) -> None:
+        """Count an observation that was overtaken or too late."""
+        self.dropped[pb.DropReason.Name(reason).removeprefix("DROP_REASON_").lower()] += 1
+
     def chunk_refused(self, code: pb.ErrorCode.ValueType) -> None:
         """Count an observation that got an error instead of a chunk."""
         self.chunks[pb.ErrorCode.Name(code).removeprefix("ERROR_CODE_").lower()] += 1
@@ -63,7 +75,14 @@ class PolicyStatistics:
 class ServerStatistics:
     """What is counted of the whole server."""
 
-    def __init__(self, specs: list[pb.PolicySpec]) -> None:
-        self.specs = {spec.name: spec for spec in specs}
-        self.policies = {spec.name: PolicyStatistics() for spec in specs}
+    def __init__(self) -> None:
+        self.specs: dict[str, pb.PolicySpec] = {}
+        """Of each policy's promoted version."""
+        self.policies: dict[str, PolicyStatistics] = {}
         self.active_streams = 0
+        self.reloads: Counter[str] = Counter(ok=0, refused=0)
+        """Bundles that were loaded after the start, or refused."""
+
+    def of_policy(self, name: str) -> PolicyStatistics:
+        """The counts of a policy, over all of its versions."""
+        return self.policies.setdefault(name, PolicyStatistics())

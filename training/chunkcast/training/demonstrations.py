@@ -16,6 +16,7 @@ task               dictionary<string>  MetaWorld task name
 seed               int64               names the episode: the same task and seed give the same start and goal
 observation.state  list<float32>[39]   what the environment showed before the action (m, gripper 0-1, quaternions)
 action             list<float32>[4]    the expert's own action, clipped to [-1, 1]; no noise
+action.executed    list<float32>[4]    what the robot did instead: the action, with noise during bursts, clipped
 success            bool                the task was solved at or before this tick
 =================  ==================  =======================================================================
 
@@ -37,7 +38,7 @@ import numpy.typing as npt
 from chunkcast.training.errors import DemonstrationsError
 
 FORMAT = "chunkcast-demonstrations"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TABLE_NAME = "demonstrations.parquet"
 MANIFEST_NAME = "manifest.json"
 
@@ -51,6 +52,7 @@ class Episode:
         seed: the integer that names the episode's start and goal.
         states: float32 ``[T, S]``, what was observed before each action.
         actions: float32 ``[T, A]``, the expert's clean, clipped actions.
+        executed: float32 ``[T, A]``, what was executed in their place.
         success: bool ``[T]``, solved at or before this tick.
     """
 
@@ -58,6 +60,7 @@ class Episode:
     seed: int
     states: npt.NDArray[np.float32]
     actions: npt.NDArray[np.float32]
+    executed: npt.NDArray[np.float32]
     success: npt.NDArray[np.bool_]
 
 
@@ -67,7 +70,8 @@ class Demonstrations:
 
     Attributes:
         states: float32 ``[N, S]``.
-        actions: float32 ``[N, A]``.
+        actions: float32 ``[N, A]``, the expert's.
+        executed: float32 ``[N, A]``, what was executed.
         episode_index: int32 ``[N]``, ascending from 0 without gaps.
         episode_tasks: the task name of each episode.
         episode_seeds: the seed of each episode.
@@ -76,6 +80,7 @@ class Demonstrations:
 
     states: npt.NDArray[np.float32]
     actions: npt.NDArray[np.float32]
+    executed: npt.NDArray[np.float32]
     episode_index: npt.NDArray[np.int32]
     episode_tasks: tuple[str, ...]
     episode_seeds: tuple[int, ...]
@@ -136,6 +141,7 @@ def write_demonstrations(
             "seed": pa.array(np.repeat([episode.seed for episode in episodes], lengths)),
             "observation.state": vectors(states),
             "action": vectors(actions),
+            "action.executed": vectors(np.concatenate([episode.executed for episode in episodes])),
             "success": pa.array(np.concatenate([episode.success for episode in episodes])),
         }
     )
@@ -183,6 +189,7 @@ def read_demonstrations(folder: Path) -> Demonstrations:
     return Demonstrations(
         states=_vectors(table, "observation.state"),
         actions=_vectors(table, "action"),
+        executed=_vectors(table, "action.executed"),
         episode_index=np.array(episode_index),
         episode_tasks=tuple(table["task"].take(first_rows).to_pylist()),
         episode_seeds=tuple(table["seed"].take(first_rows).to_pylist()),

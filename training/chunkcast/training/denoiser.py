@@ -1,7 +1,8 @@
 """The residual MLP denoiser: from a noisy action chunk, its timestep and a condition to the scheduler's target.
 
 Does not know: normalisation, noise schedules, losses. Shapes: ``B`` batch, ``H`` horizon, ``A`` action size,
-``C`` condition size, ``W`` width.
+``C`` condition size, ``W`` width. Rows of the chunk may be *committed*: the robot will play them while inference runs,
+so they are given, clean, and not denoised.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ class ResidualMlpDenoiser(nn.Module):
         condition_size: size of the condition vector, ``C``.
         width: of the residual stream, ``W``; a block is ``2 W`` wide inside.
         blocks: residual blocks.
+        sees_committed: whether it is told which rows are committed; without, no row ever is.
     """
 
-    def __init__(self, horizon: int, action_size: int, condition_size: int, width: int, blocks: int) -> None:
+    def __init__(
+        self, horizon: int, action_size: int, condition_size: int, width: int, blocks: int, *, sees_committed: bool
+    ) -> None:
         super().__init__()
-        self.horizon, self.action_size = horizon, action_size
+        self.horizon, self.action_size, self.sees_committed = horizon, action_size, sees_committed
         self.timestep = nn.Sequential(SinusoidalEmbedding(width // 2), nn.Linear(width // 2, width))
         self.condition = nn.Sequential(nn.Linear(condition_size, width), nn.SiLU(), nn.Linear(width, width))
-        self.chunk_in = nn.Linear(horizon * action_size, width)
+        self.chunk_in = nn.Linear(horizon * action_size + (horizon if sees_committed else 0), width)
         self.blocks = nn.ModuleList(FilmBlock(width) for _ in range(blocks))
         self.norm_out = nn.LayerNorm(width)
         self.chunk_out = nn.Linear(width, horizon * action_size)
@@ -37,10 +41,17 @@ class ResidualMlpDenoiser(nn.Module):
         nn.init.zeros_(self.chunk_out.weight)
         nn.init.zeros_(self.chunk_out.bias)
 
-    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """The prediction ``[B, H, A]`` for ``noisy [B, H, A]`` at ``timestep [B]`` under ``condition [B, C]``."""
+    def forward(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor, committed: torch.Tensor
+    ) -> torch.Tensor:
+        """The prediction ``[B, H, A]`` for ``noisy [B, H, A]`` at ``timestep [B]`` under ``condition [B, C]``.
+
+        Args:
+            committed: ``[B, H]``, 1 where a row of ``noisy`` is clean already, 0 elsewhere.
+        """
         film_input = nn.functional.silu(self.condition(condition) + self.timestep(timestep))  # [B, W]
-        stream = self.chunk_in(noisy.flatten(1))  # [B, W]
+        chunk = torch.cat([noisy.flatten(1), committed], dim=-1) if self.sees_committed else noisy.flatten(1)
+        stream = self.chunk_in(chunk)  # [B, W]
         for block in self.blocks:
             stream = block(stream, film_input)
         flat = self.chunk_out(self.norm_out(stream))  # [B, H*A]

@@ -31,18 +31,30 @@ class DenoisingLoss:
 
 
 def denoising_loss(
-    policy: DiffusionPolicy, noise_scheduler: Any, batch: Batch, timestep: torch.Tensor, noise: torch.Tensor
+    policy: DiffusionPolicy,
+    noise_scheduler: Any,
+    batch: Batch,
+    timestep: torch.Tensor,
+    noise: torch.Tensor,
+    prefix_length: torch.Tensor,
 ) -> DenoisingLoss:
     """The loss of ``batch`` at ``timestep`` (int64 ``[B]``) with ``noise`` (float32 ``[B, H, A]``).
+
+    The first ``prefix_length`` (int64 ``[B]``) rows of each chunk are given, as they were executed, and left out of the
+    loss: the network learns to continue what the robot is committed to (training-time real-time chunking, Black et al.
+    2025, arXiv:2512.05964).
 
     For a clean-action prediction, eps_hat = (x_t - sqrt(abar_t) x0_hat) / sqrt(1 - abar_t). At the first timesteps
     that divides by nearly zero, so compare such losses by timestep.
     """
     clean = policy.normalize_actions(batch.actions)
-    noisy = noise_scheduler.add_noise(clean, noise, timestep)
-    prediction = policy(noisy, timestep, policy.condition(batch.state, batch.instruction)).float()
+    committed = policy.committed_rows(prefix_length)
+    prefix = policy.normalize_actions(batch.executed)
+    noisy = torch.where(committed[..., None] > 0, prefix, noise_scheduler.add_noise(clean, noise, timestep))
+    prediction = policy(noisy, timestep, policy.condition(batch.state, batch.instruction), committed).float()
     predicts_sample = policy.config.prediction_type == "sample"
-    objective = _masked_mean((prediction - (clean if predicts_sample else noise)) ** 2, batch.mask)
+    squared_error = (prediction - (clean if predicts_sample else noise)) ** 2
+    objective = _masked_mean(squared_error, batch.foreseeable(prefix_length))
     if not predicts_sample:
         return DenoisingLoss(objective, objective.detach())
     abar = noise_scheduler.alphas_cumprod.to(timestep.device)[timestep]
@@ -69,5 +81,5 @@ def timestep_weights(noise_scheduler: Any, prediction_type: PredictionType, weig
 
 
 def _masked_mean(squared_error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the unmasked actions of each window: ``[B, H, A], [B, H] -> [B]``. Every window has at least one."""
-    return (squared_error.mean(-1) * mask).sum(-1) / mask.sum(-1)
+    """Mean over the unmasked actions of each window: ``[B, H, A], [B, H] -> [B]``; 0 where all are masked."""
+    return (squared_error.mean(-1) * mask).sum(-1) / mask.sum(-1).clamp_min(1.0)

@@ -37,6 +37,8 @@ class PolicyConfig:
     blocks: int
     prediction_type: PredictionType
     train_timesteps: int
+    max_committed_steps: int = 0
+    """The longest prefix of committed actions that the network has learned to continue; 0: none."""
 
 
 class DiffusionPolicy(nn.Module):
@@ -69,7 +71,12 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("action_high", action_high)
         condition_size = config.observation_steps * config.state_size + len(config.instructions)
         self.denoiser = ResidualMlpDenoiser(
-            config.horizon, config.action_size, condition_size, config.width, config.blocks
+            config.horizon,
+            config.action_size,
+            condition_size,
+            config.width,
+            config.blocks,
+            sees_committed=config.max_committed_steps > 0,
         )
 
     def condition(self, state: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
@@ -87,9 +94,16 @@ class DiffusionPolicy(nn.Module):
         unit = (normalized.clamp(-1.0, 1.0) + 1.0) / 2.0
         return self.action_low + unit * (self.action_high - self.action_low)
 
-    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """The denoiser's prediction ``[B, H, A]``, in normalised units."""
-        return cast(torch.Tensor, self.denoiser(noisy, timestep, condition))
+    def committed_rows(self, prefix_length: torch.Tensor) -> torch.Tensor:
+        """``[B, H]``: 1 in the first ``prefix_length [B]`` rows of each chunk, 0 in the others."""
+        rows = torch.arange(self.config.horizon, device=prefix_length.device)
+        return (rows[None] < prefix_length[:, None]).to(self.state_mean.dtype)
+
+    def forward(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor, committed: torch.Tensor
+    ) -> torch.Tensor:
+        """The denoiser's prediction ``[B, H, A]``, in normalised units; ``committed [B, H]`` marks given rows."""
+        return cast(torch.Tensor, self.denoiser(noisy, timestep, condition, committed))
 
 
 def training_noise_scheduler(config: PolicyConfig) -> Any:
@@ -125,7 +139,13 @@ def sampling_scheduler(config: PolicyConfig, evaluations: int) -> Any:
 
 @torch.no_grad()
 def sample_chunk(
-    policy: DiffusionPolicy, scheduler: Any, state: torch.Tensor, instruction: torch.Tensor, noise: torch.Tensor
+    policy: DiffusionPolicy,
+    scheduler: Any,
+    state: torch.Tensor,
+    instruction: torch.Tensor,
+    noise: torch.Tensor,
+    prefix_actions: torch.Tensor,
+    prefix_length: torch.Tensor,
 ) -> torch.Tensor:
     """Action chunks ``[B, H, A]`` in physical units, by deterministic DDIM (Song et al. 2021, eq. 12, eta = 0).
 
@@ -136,10 +156,16 @@ def sample_chunk(
         state: ``[B, T, S]``, physical units.
         instruction: ``[B, E]``.
         noise: ``[B, H, A]``, standard normal.
+        prefix_actions: ``[B, H, A]``, physical units; the first ``prefix_length`` rows are committed and come back as
+            they are, the others are ignored (training-time real-time chunking, Black et al. 2025, arXiv:2512.05964).
+        prefix_length: int64 ``[B]``, 0 to the policy's ``max_committed_steps``.
     """
     condition = policy.condition(state, instruction)
-    chunk = noise
+    committed = policy.committed_rows(prefix_length)
+    given, prefix = committed[..., None] > 0, policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
+    chunk = torch.where(given, prefix, noise)
     for timestep in scheduler.timesteps:
-        prediction = policy(chunk, timestep.expand(len(chunk)).to(chunk.device), condition)
+        prediction = policy(chunk, timestep.expand(len(chunk)).to(chunk.device), condition, committed)
         chunk = scheduler.step(prediction, timestep, chunk, eta=0.0).prev_sample
+        chunk = torch.where(given, prefix, chunk)
     return policy.denormalize_actions(chunk)

@@ -46,6 +46,11 @@ class TrainConfig:
     tick before."""
     execute_steps: int = 4
     """Actions of a chunk to execute before planning again; the policy's advice to the robot."""
+    max_committed_steps: int = 8
+    """The longest prefix of committed actions, those that the robot plays while inference runs, that the policy learns
+    to continue smoothly; 0 trains without real-time chunking."""
+    committed_fraction: float = 0.5
+    """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
     width: int = 352
     """Width of the denoiser's residual stream."""
     blocks: int = 4
@@ -70,6 +75,12 @@ class TrainConfig:
                 raise TrainingError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not 1 <= self.execute_steps <= self.horizon:
             raise TrainingError(f"--execute-steps must lie in [1, --horizon {self.horizon}], got {self.execute_steps}")
+        if not 0 <= self.max_committed_steps < self.horizon:
+            raise TrainingError(
+                f"--max-committed-steps must lie in [0, --horizon {self.horizon}), got {self.max_committed_steps}"
+            )
+        if not 0.0 <= self.committed_fraction <= 1.0:
+            raise TrainingError(f"--committed-fraction must lie in [0, 1], got {self.committed_fraction}")
         if self.width < 8 or self.width % 4:
             raise TrainingError(f"--width must be a multiple of 4 and at least 8, got {self.width}")
         if not 0.0 < self.validation_fraction < 1.0:

@@ -79,6 +79,7 @@ class Trainer:
             blocks=config.blocks,
             prediction_type=config.prediction_type,
             train_timesteps=config.train_timesteps,
+            max_committed_steps=config.max_committed_steps,
         )
         torch.manual_seed(config.seed)
         rows = np.isin(demonstrations.episode_index, train_episodes)
@@ -168,6 +169,7 @@ class Trainer:
             size = len(batch.mask)
             timestep = torch.randint(self.config.train_timesteps, (size,), generator=generator)
             noise = torch.randn(batch.actions.shape, generator=generator)
+            prefix_length = self._prefix_lengths(size, generator)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 loss = denoising_loss(
                     self.policy,
@@ -175,6 +177,7 @@ class Trainer:
                     batch,
                     timestep.to(self.device),
                     noise.to(self.device),
+                    prefix_length.to(self.device),
                 )
             mean_loss = (loss.objective * self.timestep_weights[timestep].to(self.device)).mean()
             self.optimizer.zero_grad(set_to_none=True)
@@ -193,9 +196,19 @@ class Trainer:
             "gradient_norm": float(norm) / steps,
         }
 
+    def _prefix_lengths(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """How many actions of each window are committed, int64 ``[B]``."""
+        longest = self.config.max_committed_steps
+        if not longest:
+            return torch.zeros(size, dtype=torch.int64)
+        lengths = torch.randint(1, longest + 1, (size,), generator=generator)
+        return lengths * (torch.rand(size, generator=generator) < self.config.committed_fraction)
+
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
-        """Losses on the held-out episodes; fp32, fixed noise, timesteps stratified over the whole process."""
+        """Losses on the held-out episodes; fp32, fixed noise, timesteps stratified over the whole process, and nothing
+        committed, so that runs with and without real-time chunking compare.
+        """
         self.policy.eval()
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
         timesteps_total = self.config.train_timesteps
@@ -206,7 +219,12 @@ class Trainer:
             timestep = (torch.randperm(size, generator=generator) + offset) % timesteps_total
             noise = torch.randn(batch.actions.shape, generator=generator)
             loss = denoising_loss(
-                self.policy, self.noise_scheduler, batch, timestep.to(self.device), noise.to(self.device)
+                self.policy,
+                self.noise_scheduler,
+                batch,
+                timestep.to(self.device),
+                noise.to(self.device),
+                torch.zeros(size, dtype=torch.int64, device=self.device),
             )
             objective.append(loss.objective.cpu())
             noise_mse.append(loss.noise_mse.cpu())

@@ -2,6 +2,9 @@
 
 Every tick of every episode is a window. Before an episode's start its first observation is repeated, as the server
 does for a robot that has just begun; after its end the last action is repeated and masked out of the loss.
+
+Where noise was executed, the expert's later actions answer a disturbance that nobody could foresee from the window's
+observation. They are masked out too, unless the disturbance was committed: then the policy is told of it.
 """
 
 from __future__ import annotations
@@ -24,14 +27,28 @@ class Batch:
     Attributes:
         state: float32 ``[B, T, S]``, oldest first; the last is the current one.
         instruction: float32 ``[B, E]``, the embedding of the task's instruction.
-        actions: float32 ``[B, H, A]``, from the current tick on.
+        actions: float32 ``[B, H, A]``, the expert's from the current tick on.
+        executed: float32 ``[B, H, A]``, what was executed from the current tick on.
         mask: float32 ``[B, H]``, 1 within the episode and 0 beyond its end.
+        disturbed: float32 ``[B, H]``, 1 where what was executed is not the expert's action.
     """
 
     state: torch.Tensor
     instruction: torch.Tensor
     actions: torch.Tensor
+    executed: torch.Tensor
     mask: torch.Tensor
+    disturbed: torch.Tensor
+
+    def foreseeable(self, prefix_length: torch.Tensor) -> torch.Tensor:
+        """Float32 ``[B, H]``: 1 in the rows that a policy can know which is told of the first ``prefix_length``
+        (int64 ``[B]``) executed actions: after these, within the episode, and not after another disturbance.
+        """
+        rows = torch.arange(self.mask.shape[1], device=self.mask.device)
+        after_prefix = (rows[None] >= prefix_length[:, None]).to(self.mask.dtype)
+        disturbances = (self.disturbed * after_prefix).cumsum(1)
+        before_row = torch.nn.functional.pad(disturbances, (1, 0))[:, :-1]
+        return self.mask * after_prefix * (before_row == 0)
 
 
 class Windows:
@@ -65,6 +82,8 @@ class Windows:
 
         self._states = torch.from_numpy(demonstrations.states).to(device)
         self._actions = torch.from_numpy(demonstrations.actions).to(device)
+        self._executed = torch.from_numpy(demonstrations.executed).to(device)
+        self._disturbed = (self._actions != self._executed).any(-1).to(torch.float32)
         self._past = torch.from_numpy(np.maximum(past, starts[:, None])).to(device)
         self._future = torch.from_numpy(np.minimum(future, ends[:, None])).to(device)
         self._mask = torch.from_numpy((future <= ends[:, None]).astype(np.float32)).to(device)
@@ -80,7 +99,9 @@ class Windows:
             state=self._states[self._past[indices]],
             instruction=self._instruction[indices],
             actions=self._actions[self._future[indices]],
+            executed=self._executed[self._future[indices]],
             mask=self._mask[indices],
+            disturbed=self._disturbed[self._future[indices]],
         )
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

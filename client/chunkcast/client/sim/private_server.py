@@ -40,7 +40,8 @@ def private_server(bundle: Path, *arguments: str) -> Iterator[PrivateServer]:
         PolicyUnavailable: the server did not start; its own message says why.
     """
     command = [sys.executable, "-m", "chunkcast.server.cli", "--bundle", str(bundle)]
-    command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--stop-with-stdin", *arguments]
+    command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+    command += ["--admin-listen", "127.0.0.1:0", "--stop-with-stdin", *arguments]
     # A session of its own: Ctrl-C reaches this program, which then stops the server. The pipe ends with this program,
     # however it ends, and the server with the pipe.
     process = subprocess.Popen(

@@ -1,8 +1,8 @@
 """The graph that is exported: observations, instruction and initial noise in, an action chunk out.
 
 Normalisation, the unrolled DDIM loop and the final clamp are inside. The loop is unrolled because an ONNX ``Loop``
-would rule out CUDA graphs. Inputs are found by name: a graph with a committed prefix of actions will have two more
-(``prefix_actions``, ``prefix_length``), and a server that knows the names feeds those that a graph has.
+would rule out CUDA graphs. Inputs are found by name: the graph of a policy that was trained to continue committed
+actions has two more, ``prefix_actions`` and ``prefix_length``; the loop keeps those rows at every step.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from chunkcast.training.policy import DiffusionPolicy
 STATE_INPUT = "observation.state"
 INSTRUCTION_INPUT = "instruction"
 NOISE_INPUT = "noise"
+PREFIX_ACTIONS_INPUT = "prefix_actions"
+PREFIX_LENGTH_INPUT = "prefix_length"
 ACTIONS_OUTPUT = "actions"
 
 
@@ -47,13 +49,33 @@ class DdimGraph(nn.Module):
         for index, timestep in enumerate(timesteps):
             self.register_buffer(f"timestep_{index}", torch.tensor([timestep]))
 
-    def forward(self, state: torch.Tensor, instruction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units."""
+    def forward(
+        self,
+        state: torch.Tensor,
+        instruction: torch.Tensor,
+        noise: torch.Tensor,
+        prefix_actions: torch.Tensor | None = None,
+        prefix_length: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units.
+
+        The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the first rows of the answer.
+        """
         condition = self.policy.condition(state, instruction)
-        chunk = noise
+        if prefix_actions is None or prefix_length is None:
+            given, prefix, committed = None, noise, torch.zeros_like(noise[..., 0])
+        else:
+            committed = self.policy.committed_rows(prefix_length)
+            given = committed[..., None] > 0
+            prefix = self.policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
+
+        def keep_prefix(chunk: torch.Tensor) -> torch.Tensor:
+            return chunk if given is None else torch.where(given, prefix, chunk)
+
+        chunk = keep_prefix(noise)
         for index, (abar, abar_previous) in enumerate(zip(self.abar, self.abar_previous, strict=True)):
             timestep = cast(torch.Tensor, getattr(self, f"timestep_{index}"))
-            prediction = self.policy(chunk, timestep, condition)
+            prediction = self.policy(chunk, timestep, condition, committed)
             if self.predicts_sample:
                 clean = prediction
                 noise_estimate = (chunk - abar**0.5 * clean) / (1.0 - abar) ** 0.5
@@ -61,17 +83,22 @@ class DdimGraph(nn.Module):
                 noise_estimate = prediction
                 clean = (chunk - (1.0 - abar) ** 0.5 * noise_estimate) / abar**0.5
             chunk = abar_previous**0.5 * clean.clamp(-1.0, 1.0) + (1.0 - abar_previous) ** 0.5 * noise_estimate
+            chunk = keep_prefix(chunk)
         return self.policy.denormalize_actions(chunk)
 
 
 def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
     """The serialised ONNX model of ``DdimGraph``, with a dynamic batch axis and weights inside."""
     config = policy.config
-    example = (
+    example = [
         torch.zeros(2, config.observation_steps, config.state_size),
         torch.zeros(2, len(config.instructions)),
         torch.zeros(2, config.horizon, config.action_size),
-    )
+    ]
+    input_names = [STATE_INPUT, INSTRUCTION_INPUT, NOISE_INPUT]
+    if config.max_committed_steps:
+        example += [torch.zeros(2, config.horizon, config.action_size), torch.zeros(2, dtype=torch.int64)]
+        input_names += [PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT]
     batch = torch.export.Dim("batch")
     # The exporter warns of its own use of deprecated functions, and logs that torchvision is absent.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -79,10 +106,10 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             DdimGraph(policy, scheduler).eval(),
-            example,
-            input_names=[STATE_INPUT, INSTRUCTION_INPUT, NOISE_INPUT],
+            tuple(example),
+            input_names=input_names,
             output_names=[ACTIONS_OUTPUT],
-            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
+            dynamic_shapes=tuple({0: batch} for _ in example),
             dynamo=True,
             optimize=True,
             verbose=False,

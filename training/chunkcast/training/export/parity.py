@@ -7,7 +7,13 @@ from typing import Any
 import torch
 
 from chunkcast.training.errors import ExportError
-from chunkcast.training.export.ddim_graph import INSTRUCTION_INPUT, NOISE_INPUT, STATE_INPUT
+from chunkcast.training.export.ddim_graph import (
+    INSTRUCTION_INPUT,
+    NOISE_INPUT,
+    PREFIX_ACTIONS_INPUT,
+    PREFIX_LENGTH_INPUT,
+    STATE_INPUT,
+)
 from chunkcast.training.policy import DiffusionPolicy, sample_chunk
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -38,12 +44,17 @@ def verify_parity(graph: bytes, policy: DiffusionPolicy, scheduler: Any, seed: i
         task = torch.randint(len(config.instructions), (size,), generator=generator)
         instruction = torch.eye(len(config.instructions))[task]
         noise = torch.randn(size, config.horizon, config.action_size, generator=generator)
-        expected = sample_chunk(policy, scheduler, state, instruction, noise)
+        unit = torch.rand(size, config.horizon, config.action_size, generator=generator)
+        prefix_actions = policy.action_low + unit * action_range
+        prefix_length = torch.randint(config.max_committed_steps + 1, (size,), generator=generator)
+        expected = sample_chunk(policy, scheduler, state, instruction, noise, prefix_actions, prefix_length)
         feeds = {
             STATE_INPUT: state.numpy(),
             INSTRUCTION_INPUT: instruction.numpy(),
             NOISE_INPUT: noise.numpy(),
         }
+        if config.max_committed_steps:
+            feeds |= {PREFIX_ACTIONS_INPUT: prefix_actions.numpy(), PREFIX_LENGTH_INPUT: prefix_length.numpy()}
         actual = torch.from_numpy(session.run(None, feeds)[0])
         difference = (actual - expected).abs()
         if not difference.isfinite().all():

@@ -51,6 +51,7 @@ def policy_spec(
             control_rate_hz=manifest["control_rate_hz"],
             horizon=config.horizon,
             execute_steps=run["config"]["execute_steps"],
+            max_committed_steps=config.max_committed_steps,
         ),
         sampler=pb.SamplerSpec(
             name="DDIM",

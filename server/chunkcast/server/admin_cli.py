@@ -1,0 +1,149 @@
+"""``chunkcast-admin``: load, promote, roll back and unload the policies of a running server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+DEFAULT_SERVER = "127.0.0.1:50052"
+
+TIMEOUT_SECONDS = 120.0
+"""Loading a large bundle takes its time: it is hashed, and every batch size is warmed."""
+
+
+@dataclass(frozen=True)
+class ListCommand:
+    """Every version that is loaded."""
+
+
+@dataclass(frozen=True)
+class LoadCommand:
+    """Load and warm a bundle of the server's store, aside."""
+
+    bundle: str
+    """Name of the bundle's folder in the store."""
+    promote: bool = False
+    """Also let it answer, if it can be loaded."""
+
+
+@dataclass(frozen=True)
+class PromoteCommand:
+    """Let a loaded version answer."""
+
+    policy: str
+    """Name."""
+    version: str
+    """As chunkcast-admin list shows it."""
+
+
+@dataclass(frozen=True)
+class RollBackCommand:
+    """Let the version answer that did before."""
+
+    policy: str
+    """Name."""
+
+
+@dataclass(frozen=True)
+class UnloadCommand:
+    """Forget a version that is not promoted."""
+
+    policy: str
+    """Name."""
+    version: str
+    """As chunkcast-admin list shows it."""
+
+
+Command = ListCommand | LoadCommand | PromoteCommand | RollBackCommand | UnloadCommand
+
+
+def main() -> None:
+    """Console script: exit code 0 when it was done, 1 if the server refused or did not answer, 2 on bad input."""
+    try:
+        import tyro
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; run pip install 'chunkcast[server]'", file=sys.stderr)
+        raise SystemExit(2) from None
+
+    def admin(
+        command: Annotated[ListCommand, tyro.conf.subcommand("list")]
+        | Annotated[LoadCommand, tyro.conf.subcommand("load")]
+        | Annotated[PromoteCommand, tyro.conf.subcommand("promote")]
+        | Annotated[RollBackCommand, tyro.conf.subcommand("rollback")]
+        | Annotated[UnloadCommand, tyro.conf.subcommand("unload")],
+        server: str = DEFAULT_SERVER,
+        json: bool = False,
+    ) -> None:
+        """Load, promote, roll back and unload the policies of a running server.
+
+        Args:
+            command: what to do.
+            server: HOST:PORT of its admin service.
+            json: print JSON instead of a table.
+        """
+        _run(command, server, as_json=json)
+
+    tyro.cli(admin, config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs))
+
+
+def _run(command: Command, server: str, *, as_json: bool) -> None:
+    import grpc
+
+    try:
+        with grpc.insecure_channel(server, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            versions = _call(command, channel)
+    except grpc.RpcError as error:
+        reason = str(error)
+        if isinstance(error, grpc.Call):
+            absent = error.code() == grpc.StatusCode.UNAVAILABLE
+            reason = f"no admin service at {server}" if absent else str(error.details())
+        print(f"error: {reason}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if as_json:
+        print(json.dumps(versions, indent=2))
+        return
+    if not versions:
+        print("done")
+        return
+    widths = {key: max(len(key), *(len(str(version[key])) for version in versions)) for key in versions[0]}
+    for row in ({key: key.replace("_", " ") for key in widths}, *versions):
+        print("  ".join(f"{row[key]!s:{width}}" for key, width in widths.items()).rstrip())
+
+
+def _call(command: Command, channel: Any) -> list[dict[str, Any]]:
+    """Make the call; returns the versions that it tells of."""
+    from chunkcast.v1 import admin_pb2 as pb
+    from chunkcast.v1 import admin_pb2_grpc as pb_grpc
+
+    stub = pb_grpc.AdminServiceStub(channel)
+    timeout = TIMEOUT_SECONDS
+    if isinstance(command, ListCommand):
+        versions = list(stub.ListVersions(pb.ListVersionsRequest(), timeout=timeout).versions)
+    elif isinstance(command, LoadCommand):
+        load = pb.LoadBundleRequest(bundle=command.bundle, promote=command.promote)
+        versions = [stub.LoadBundle(load, timeout=timeout).version]
+    elif isinstance(command, PromoteCommand):
+        promote = pb.PromoteVersionRequest(policy=command.policy, version=command.version)
+        versions = [stub.PromoteVersion(promote, timeout=timeout).version]
+    elif isinstance(command, RollBackCommand):
+        versions = [stub.RollBack(pb.RollBackRequest(policy=command.policy), timeout=timeout).version]
+    else:
+        unload = pb.UnloadVersionRequest(policy=command.policy, version=command.version)
+        stub.UnloadVersion(unload, timeout=timeout)
+        versions = []
+    return [
+        {
+            "policy": version.policy,
+            "version": version.version,
+            "state": pb.VersionState.Name(version.state).removeprefix("VERSION_STATE_").lower(),
+            "pinned_streams": version.pinned_streams,
+            "chunks": version.chunks,
+        }
+        for version in versions
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""The policies that a server runs, and their versions: loaded aside, promoted, rolled back, unloaded.
+
+One version of a policy is promoted and answers every stream that pins none; the one before it stays warm for a
+rollback. A version enters only whole: read, verified, warm, and with the contract of the one that it replaces.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from chunkcast.server.batcher import Batcher, BatcherConfig
+from chunkcast.server.bundle import read_bundle
+from chunkcast.server.engine import Engine
+from chunkcast.server.errors import BundleError, PolicyError, UnknownPolicy
+from chunkcast.server.guard import ActionGuard
+from chunkcast.server.providers import ProviderChoice
+from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
+from chunkcast.server.statistics import PolicyStatistics, ServerStatistics
+from chunkcast.v1 import policy_pb2 as pb
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How bundles are made ready.
+
+    Attributes:
+        threads: ONNX Runtime's, inside one run.
+        providers: execution providers in order of preference.
+    """
+
+    threads: int = 1
+    providers: Sequence[ProviderChoice] = ("cpu",)
+
+
+@dataclass(eq=False)
+class PolicyVersion:
+    """A warm version with everything that a chunk passes.
+
+    Attributes:
+        spec: its specification.
+        batcher: its queue and engine.
+        guard: its last check.
+        statistics: the policy's, shared by its versions.
+        pinned_streams: streams that stay with this version.
+        outdated: it was replaced twice over, and goes when its last stream does.
+        chunks: that it answered.
+    """
+
+    spec: pb.PolicySpec
+    batcher: Batcher
+    guard: ActionGuard
+    statistics: PolicyStatistics
+    pinned_streams: int = 0
+    outdated: bool = False
+    chunks: int = 0
+
+
+@dataclass
+class _Policy:
+    promoted: PolicyVersion
+    previous: PolicyVersion | None = None
+    versions: dict[str, PolicyVersion] = field(default_factory=dict)
+
+
+class Policies:
+    """Every policy and version that is served. For the event loop's thread, but for ``prepare``.
+
+    Args:
+        statistics: where the versions count.
+        engine_config, batcher_config: for every version.
+    """
+
+    def __init__(
+        self, statistics: ServerStatistics, engine_config: EngineConfig, batcher_config: BatcherConfig
+    ) -> None:
+        self._statistics, self._engine_config, self._batcher_config = statistics, engine_config, batcher_config
+        self._policies: dict[str, _Policy] = {}
+
+    def prepare(self, folder: Path) -> Engine:
+        """Read, verify and warm a bundle; takes its time, and may run on any thread.
+
+        Raises:
+            BundleError: it cannot be served.
+            ProviderMissing: a requested provider cannot be used.
+        """
+        started = time.perf_counter()
+        bundle = read_bundle(folder)
+        config = self._engine_config
+        engine = Engine(bundle, config.threads, max_batch=self._batcher_config.max_batch, providers=config.providers)
+        engine.warm_up()
+        log.info(
+            "loaded",
+            policy=bundle.spec.name,
+            version=bundle.spec.version,
+            provider=engine.provider,
+            seconds=round(time.perf_counter() - started, 3),
+            run_ms={size: round(seconds * 1e3, 3) for size, seconds in engine.run_seconds.items()},
+        )
+        return engine
+
+    def add(self, engine: Engine) -> PolicyVersion:
+        """Take in a prepared version; a policy's first is promoted. One that is there already is left as it is.
+
+        Raises:
+            BundleError: its contract is not that of the policy's promoted version.
+        """
+        spec = engine.spec
+        policy = self._policies.get(spec.name)
+        if policy is not None:
+            if spec.version in policy.versions:
+                return policy.versions[spec.version]
+            if difference := contract_difference(policy.promoted.spec, spec):
+                raise BundleError(
+                    f"{spec.name} {spec.version} has another contract than {policy.promoted.spec.version}, which is "
+                    f"served: {difference}; give it a name of its own"
+                )
+        statistics = self._statistics.of_policy(spec.name)
+        batcher = Batcher(
+            engine,
+            self._batcher_config,
+            fastest_run=engine.run_seconds[1],
+            on_batch=statistics.batch_size.observe,
+        )
+        version = PolicyVersion(spec, batcher, ActionGuard(spec.action), statistics)
+        if policy is None:
+            policy = self._policies[spec.name] = _Policy(version)
+            self._statistics.specs[spec.name] = spec
+            statistics.waiting = lambda: sum(one.batcher.waiting for one in policy.versions.values())
+        policy.versions[spec.version] = version
+        return version
+
+    @property
+    def promoted(self) -> list[PolicyVersion]:
+        """Each policy's promoted version."""
+        return [policy.promoted for policy in self._policies.values()]
+
+    def find(self, name: str, version: str = "") -> PolicyVersion:
+        """A version of the policy called ``name``: the promoted one unless ``version`` says which.
+
+        Args:
+            name: empty for a server's only policy.
+
+        Raises:
+            UnknownPolicy: there is none.
+        """
+        policy = self._policy(name)
+        if not version:
+            return policy.promoted
+        if version not in policy.versions:
+            raise UnknownPolicy(
+                f"version {version[:MAX_IDENTIFIER_LENGTH]!r} of {policy.promoted.spec.name} is not loaded; expected "
+                f"one of: {', '.join(policy.versions)}"
+            )
+        return policy.versions[version]
+
+    def promote(self, name: str, version: str) -> PolicyVersion:
+        """Let ``version`` answer from now on; the one that it replaces is kept for rollback, the one before it is not.
+
+        Raises:
+            UnknownPolicy: it is not loaded.
+        """
+        policy, chosen = self._policy(name), self.find(name, version)
+        if chosen is policy.promoted:
+            return chosen
+        # Checked when it was loaded, but against what was promoted then.
+        if difference := contract_difference(policy.promoted.spec, chosen.spec):
+            raise PolicyError(f"{name} {version} has another contract than the version that is served: {difference}")
+        outdated, policy.previous, policy.promoted = policy.previous, policy.promoted, chosen
+        chosen.outdated = False
+        if outdated is not None and outdated is not chosen:
+            outdated.outdated = True
+            if not outdated.pinned_streams:
+                self._forget(policy, outdated)
+        self._statistics.specs[chosen.spec.name] = chosen.spec
+        log.info("promoted", policy=chosen.spec.name, version=chosen.spec.version)
+        return chosen
+
+    def roll_back(self, name: str) -> PolicyVersion:
+        """Promote the version that was promoted before; a second rollback undoes the first.
+
+        Raises:
+            UnknownPolicy: there is no such policy.
+            PolicyError: no version was promoted before, or it was unloaded.
+        """
+        policy = self._policy(name)
+        if policy.previous is None:
+            raise PolicyError(f"{policy.promoted.spec.name} has no version to roll back to; load and promote one")
+        return self.promote(policy.promoted.spec.name, policy.previous.spec.version)
+
+    def unload(self, name: str, version: str) -> None:
+        """Forget a version; what waits for it is answered first.
+
+        Raises:
+            UnknownPolicy: it is not loaded.
+            PolicyError: it is promoted, or streams pin it.
+        """
+        policy, chosen = self._policy(name), self.find(name, version)
+        if chosen is policy.promoted:
+            raise PolicyError(f"{name} {version} is promoted; promote another version or roll back first")
+        if chosen.pinned_streams:
+            raise PolicyError(f"{name} {version} is pinned by {chosen.pinned_streams} streams; wait until they end")
+        if chosen is policy.previous:
+            policy.previous = None
+        self._forget(policy, chosen)
+
+    def pin(self, version: PolicyVersion) -> None:
+        """A stream stays with ``version`` until ``unpin``."""
+        version.pinned_streams += 1
+
+    def unpin(self, version: PolicyVersion) -> None:
+        """A stream that pinned ``version`` is over."""
+        version.pinned_streams -= 1
+        if version.outdated and not version.pinned_streams:
+            self._forget(self._policy(version.spec.name), version)
+
+    def list(self) -> list[tuple[PolicyVersion, bool, bool]]:
+        """Every version, whether it is promoted, and whether it was promoted before."""
+        return [
+            (version, version is policy.promoted, version is policy.previous)
+            for policy in self._policies.values()
+            for version in policy.versions.values()
+        ]
+
+    def close(self) -> None:
+        """End every engine's thread."""
+        for policy in self._policies.values():
+            for version in policy.versions.values():
+                version.batcher.close()
+
+    def _policy(self, name: str) -> _Policy:
+        if not name and len(self._policies) == 1:
+            return next(iter(self._policies.values()))
+        policy = self._policies.get(name)
+        if policy is None:
+            raise UnknownPolicy(
+                f"policy {name[:MAX_IDENTIFIER_LENGTH]!r} is not served here; expected one of: "
+                f"{', '.join(self._policies)}"
+            )
+        return policy
+
+    def _forget(self, policy: _Policy, version: PolicyVersion) -> None:
+        del policy.versions[version.spec.version]
+        version.batcher.close()
+        log.info("unloaded", policy=version.spec.name, version=version.spec.version)
+
+
+def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:
+    """What a robot that plays ``served`` would notice of ``other`` in its place; empty if nothing.
+
+    Observations, action elements with their bounds, control rate, horizon and observation steps must be the same, and
+    every instruction must be known still.
+    """
+
+    def observations(spec: pb.PolicySpec) -> list[tuple[str, int, tuple[int, ...]]]:
+        return sorted((entry.key, int(entry.dtype), tuple(entry.shape)) for entry in spec.observations)
+
+    def actions(spec: pb.PolicySpec) -> list[tuple[str, str, float, float]]:
+        return [(element.name, element.unit, element.low, element.high) for element in spec.action.elements]
+
+    for what, mine, theirs in (
+        ("observations", observations(served), observations(other)),
+        ("observation_steps", served.observation_steps, other.observation_steps),
+        ("action elements", actions(served), actions(other)),
+        ("control_rate_hz", served.action.control_rate_hz, other.action.control_rate_hz),
+        ("horizon", served.action.horizon, other.action.horizon),
+        ("max_committed_steps", served.action.max_committed_steps, other.action.max_committed_steps),
+    ):
+        if mine != theirs:
+            return f"{what} {theirs}, served {mine}"
+    known = {instruction.text for instruction in other.instructions}
+    if missing := [instruction.text for instruction in served.instructions if instruction.text not in known]:
+        return f"it does not know the instructions {missing[:8]}"
+    return ""

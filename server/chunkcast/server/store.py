@@ -1,0 +1,118 @@
+"""A folder of bundles that a running server may load from, by name; optionally watched.
+
+::
+
+    STORE/
+      metaworld-six/        a bundle: policy.json, policy.onnx
+      metaworld-six-new/    another; exported aside and renamed, so that it appears whole
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from chunkcast.server.bundle import SPEC_NAME
+from chunkcast.server.errors import BundleError, PolicyError, ProviderMissing
+from chunkcast.server.policies import Policies, PolicyVersion
+from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
+from chunkcast.server.statistics import ServerStatistics
+
+WATCH_SECONDS = 1.0
+"""Between two looks at a watched store. Polling also works on network file systems, which tell of no change."""
+
+log = structlog.get_logger()
+
+_Seen = tuple[int, int, int]
+
+
+class Store:
+    """Loads bundles into a server's policies, one at a time.
+
+    Args:
+        folder: whose sub-folders are bundles.
+        policies: where they go.
+        statistics: where loads are counted.
+    """
+
+    def __init__(self, folder: Path, policies: Policies, statistics: ServerStatistics) -> None:
+        self._folder, self._policies, self._statistics = folder, policies, statistics
+        # Two loads at once would only take each other's processors, and robots'.
+        self._loading = asyncio.Lock()
+        self._seen: dict[str, _Seen] = {}
+
+    async def load(self, name: str) -> PolicyVersion:
+        """Read, verify and warm a bundle on another thread, then take it in. A policy's first is promoted.
+
+        Args:
+            name: of a sub-folder. No path: a caller chooses among the store's bundles and nothing else.
+
+        Raises:
+            BundleError: there is no such bundle, or it cannot be served; what is served is as it was.
+            ProviderMissing: a requested provider cannot be used.
+        """
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+            shown = name[:MAX_IDENTIFIER_LENGTH]
+            raise BundleError(f"bundle {shown!r} is no name of a folder in the store; expected one of {self._names()}")
+        if not (self._folder / name).is_dir():
+            shown = name[:MAX_IDENTIFIER_LENGTH]
+            raise BundleError(f"the store has no bundle {shown!r}; expected one of {self._names()}")
+        try:
+            async with self._loading:
+                engine = await asyncio.to_thread(self._policies.prepare, self._folder / name)
+                version = self._policies.add(engine)
+        except (BundleError, ProviderMissing) as refused:
+            self._statistics.reloads["refused"] += 1
+            log.warning("bundle refused", bundle=name, reason=str(refused))
+            raise
+        self._statistics.reloads["ok"] += 1
+        return version
+
+    def mark_seen(self) -> None:
+        """Take what lies in the store now as known to a later ``watch``."""
+        self._seen = self._look()
+
+    async def watch(self) -> None:
+        """Load and promote each bundle that appears or changes, until cancelled. A refused one is not tried again until
+        it changes.
+        """
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            found = await asyncio.to_thread(self._look)
+            changed = [name for name, state in found.items() if self._seen.get(name) != state]
+            # The oldest first: the newest is what stays promoted.
+            for name in sorted(changed, key=lambda name: found[name]):
+                try:
+                    version = await self.load(name)
+                    self._policies.promote(version.spec.name, version.spec.version)
+                except (BundleError, ProviderMissing, PolicyError):
+                    continue  # logged; the old version serves on
+                except Exception:
+                    # A watch that ends silently would leave a server on its old policy for ever.
+                    log.exception("bundle could not be loaded", bundle=name)
+            self._seen = found
+
+    def names_by_age(self) -> list[str]:
+        """The store's bundles, the oldest first."""
+        found = self._look()
+        return sorted(found, key=lambda name: found[name])
+
+    def _names(self) -> str:
+        names = sorted(self._look())
+        return ", ".join(names[:16]) + (", ..." if len(names) > 16 else "") if names else "none: it is empty"
+
+    def _look(self) -> dict[str, _Seen]:
+        """Each bundle's age and identity: its specification's modification time, size and inode."""
+        found: dict[str, _Seen] = {}
+        for file in self._folder.glob(f"*/{SPEC_NAME}"):
+            # Names with a dot in front are bundles that are being written.
+            if file.parent.name.startswith("."):
+                continue
+            try:
+                status = file.stat()
+            except FileNotFoundError:
+                continue
+            found[file.parent.name] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        return found

@@ -1,0 +1,211 @@
+"""One robot's stream: reads observations, hands them to the batcher, and answers each exactly once, in their order.
+
+Reading goes on while a chunk is computed, so that a newer observation is known before the older one's turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+
+from chunkcast.server.answer import FAILED, action_chunk, observation_error
+from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
+from chunkcast.server.errors import ObservationRejected, Overloaded
+from chunkcast.server.policies import Policies, PolicyVersion
+from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
+from chunkcast.server.statistics import ServerStatistics
+from chunkcast.v1 import policy_pb2 as pb
+
+MAX_UNSENT = 64
+"""Answers that a robot has not taken yet; beyond these its observations are left in the network until it does."""
+
+Context = grpc.aio.ServicerContext[Any, pb.StreamActionsResponse]
+
+
+class StreamEnded(Exception):
+    """The server ends this stream; the message is for the robot."""
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """An answer's place in the order."""
+
+    response: pb.StreamActionsResponse | None = None
+
+
+class RobotStream:
+    """What a stream does between its opening and its end.
+
+    Args:
+        context: of the call.
+        policies: where the promoted version is found anew at each observation.
+        version: the first to answer.
+        pinned: whether it is also the last.
+        statistics: the server's.
+        stream_log: bound to this stream.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        policies: Policies,
+        version: PolicyVersion,
+        *,
+        pinned: bool,
+        statistics: ServerStatistics,
+        stream_log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._context, self._policies, self._version, self._pinned = context, policies, version, pinned
+        self._statistics, self._log = statistics, stream_log
+        self._session = Session(version.spec)
+        self._places: deque[_Place] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._writing = self._reading_done = self._draining = False
+        self._refusals_logged: set[pb.ErrorCode.ValueType] = set()
+
+    async def run(self) -> None:
+        """Serve until the robot closes the stream.
+
+        Raises:
+            StreamEnded: the server drains; the robot should connect again.
+        """
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                reader.result()
+                self._reading_done = True
+                self._changed.set()
+                await writer
+            else:
+                writer.result()
+        finally:
+            self._version.batcher.withdraw(self)
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    def drain(self) -> None:
+        """End after the next answer: the robot has actions to play meanwhile."""
+        self._draining = True
+
+    async def _read(self) -> None:
+        while (request := await self._context.read()) is not grpc.aio.EOF:
+            self._take(request)
+            # A chunk that was computed at once leaves without another turn of the event loop.
+            await self._flush()
+            while len(self._places) >= MAX_UNSENT:
+                self._room.clear()
+                await self._room.wait()
+
+    def _take(self, request: pb.StreamActionsRequest) -> None:
+        """Check an observation and queue it; a refusal is its answer."""
+        observation, arrived, place = request.observation, time.perf_counter(), _Place()
+        try:
+            if request.WhichOneof("request") != "observation":
+                raise ObservationRejected(
+                    pb.ERROR_CODE_BAD_REQUEST, "expected an observation; the stream is open already"
+                )
+            self._follow_promotions()
+            self._session.accept(observation)
+            if observation.history_only:
+                return
+            inputs = self._session.graph_inputs(observation)
+            self._places.append(place)
+            version, prepared = self._version, time.perf_counter()
+
+            def answer(outcome: Outcome) -> None:
+                place.response = self._response(version, observation, outcome, prepared - arrived)
+                self._changed.set()
+
+            version.batcher.submit(
+                self,
+                inputs,
+                answer,
+                deadline=observation.deadline if observation.HasField("deadline") else None,
+                alone=self._statistics.active_streams == 1,
+            )
+        except (ObservationRejected, Overloaded) as refused:
+            self._refuse(place, observation, refused)
+        except Exception:
+            # Whatever failed, this robot is told so and the others are served on.
+            self._log.exception("observation failed", step=observation.step)
+            self._refuse(place, observation, ObservationRejected(pb.ERROR_CODE_INTERNAL, FAILED))
+
+    def _follow_promotions(self) -> None:
+        if self._pinned:
+            return
+        current = self._policies.find(self._version.spec.name)
+        if current is not self._version:
+            # What waits for the old version is answered by it; the order of answers holds in any case.
+            self._version = current
+            self._session.adopt(current.spec)
+
+    def _refuse(self, place: _Place, observation: pb.Observation, refused: ObservationRejected | Overloaded) -> None:
+        code = refused.code if isinstance(refused, ObservationRejected) else pb.ERROR_CODE_OVERLOADED
+        # A broken sensor is refused at every tick: the log says it once a stream, the metrics how often.
+        if code not in self._refusals_logged and code != pb.ERROR_CODE_INTERNAL:
+            self._refusals_logged.add(code)
+            self._log.warning("observation refused", step=observation.step, reason=str(refused))
+        self._version.statistics.chunk_refused(code)
+        place.response = observation_error(observation, code, refused)
+        if place not in self._places:
+            self._places.append(place)
+        self._changed.set()
+
+    def _response(
+        self, version: PolicyVersion, observation: pb.Observation, outcome: Outcome, preprocess: float
+    ) -> pb.StreamActionsResponse:
+        """What the robot is told of an observation that was in the queue."""
+        if isinstance(outcome, Computed):
+            try:
+                chunk = action_chunk(version, observation, outcome, preprocess)
+            except ObservationRejected as unsafe:
+                if unsafe.code not in self._refusals_logged:
+                    self._refusals_logged.add(unsafe.code)
+                    self._log.warning("chunk withheld", step=observation.step, reason=str(unsafe))
+                version.statistics.chunk_refused(unsafe.code)
+                return observation_error(observation, unsafe.code, unsafe)
+            return pb.StreamActionsResponse(chunk=chunk)
+        if isinstance(outcome, Failed):
+            self._log.error("chunk failed", step=observation.step, exc_info=outcome.error)
+            version.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
+            return observation_error(observation, pb.ERROR_CODE_INTERNAL, Exception(FAILED))
+        reason = pb.DROP_REASON_DEADLINE if isinstance(outcome, Expired) else pb.DROP_REASON_NEWER_OBSERVATION
+        version.statistics.observation_dropped(reason)
+        return pb.StreamActionsResponse(
+            dropped=pb.ObservationDropped(
+                episode_id=observation.episode_id[:MAX_IDENTIFIER_LENGTH], step=observation.step, reason=reason
+            )
+        )
+
+    async def _write(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._flush()
+            if self._reading_done and not self._places:
+                return
+
+    async def _flush(self) -> None:
+        """Send what can be sent: the answers up to the first that is still being computed."""
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._places and (response := self._places[0].response) is not None:
+                self._places.popleft()
+                await self._context.write(response)
+                self._room.set()
+                if self._draining:
+                    raise StreamEnded("the server is shutting down; reconnect")
+        finally:
+            self._writing = False
