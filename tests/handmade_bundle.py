@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from chunkcast.training.export.bundle_writer import write_bundle
 from chunkcast.v1 import policy_pb2 as pb
@@ -52,33 +53,93 @@ def echo_spec(name: str = "echo", version: str = "1") -> pb.PolicySpec:
     )
 
 
-def echo_graph(function: str = "Identity", state_size: int = STATE_SIZE) -> bytes:
-    """``actions = function(state) + 0 * noise``; ``function`` is a unary ONNX operator such as Identity or Sqrt."""
-    state: list[Any] = ["batch", HISTORY, state_size]
+def echo_graph(
+    function: str = "Identity", state_size: int = STATE_SIZE, *, slow_matmuls: int = 0, committed: bool = False
+) -> bytes:
+    """``actions = function(state) + 0 * noise``.
+
+    Args:
+        function: a unary ONNX operator such as Identity or Sqrt.
+        state_size: of the observation; the actions are its first ``STATE_SIZE`` elements.
+        slow_matmuls: products of two 256 x 256 matrices that a run computes besides, whatever the batch size.
+        committed: the graph also has the inputs of committed actions, with which its chunk begins.
+    """
     chunk: list[Any] = ["batch", HISTORY, STATE_SIZE]
-    embedding: list[Any] = ["batch", len(INSTRUCTIONS)]
-    zero = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
+    inputs: dict[str, tuple[int, list[Any]]] = {
+        STATE_KEY: (TensorProto.FLOAT, ["batch", HISTORY, state_size]),
+        "instruction": (TensorProto.FLOAT, ["batch", len(INSTRUCTIONS)]),
+        "noise": (TensorProto.FLOAT, chunk),
+    }
+    constants = [helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])]
+    nodes = []
+    state = STATE_KEY
+    if state_size > STATE_SIZE:
+        for name, value in (("first", 0), ("last", STATE_SIZE), ("axis", 2)):
+            constants.append(helper.make_tensor(name, TensorProto.INT64, [1], [value]))
+        nodes.append(helper.make_node("Slice", [STATE_KEY, "first", "last", "axis"], ["state"]))
+        state = "state"
+    echo = "echo" if committed else "actions"
+    nodes += [
+        helper.make_node(function, [state], ["answer"]),
+        helper.make_node("Mul", ["slow" if slow_matmuls else "noise", "zero"], ["nothing"]),
+        helper.make_node("Add", ["answer", "nothing"], [echo]),
+    ]
+    if slow_matmuls:
+        nodes[:0] = _slow_nodes(slow_matmuls)
+        mean = np.full((_SLOW_SIZE, _SLOW_SIZE), 1 / _SLOW_SIZE, np.float32)
+        constants.append(numpy_helper.from_array(mean, "mean"))
+    if committed:
+        inputs["prefix_actions"] = (TensorProto.FLOAT, chunk)
+        inputs["prefix_length"] = (TensorProto.INT64, ["batch"])
+        constants.append(helper.make_tensor("rows", TensorProto.INT64, [1, HISTORY, 1], range(HISTORY)))
+        constants.append(helper.make_tensor("row_axes", TensorProto.INT64, [2], [1, 2]))
+        nodes += [
+            helper.make_node("Unsqueeze", ["prefix_length", "row_axes"], ["lengths"]),
+            helper.make_node("Less", ["rows", "lengths"], ["is_prefix"]),
+            helper.make_node("Where", ["is_prefix", "prefix_actions", echo], ["actions"]),
+        ]
     graph = helper.make_graph(
-        [
-            helper.make_node(function, [STATE_KEY], ["answer"]),
-            helper.make_node("Mul", ["noise", "zero"], ["nothing"]),
-            helper.make_node("Add", ["answer", "nothing"], ["actions"]),
-        ],
+        nodes,
         "echo",
-        [
-            helper.make_tensor_value_info(STATE_KEY, TensorProto.FLOAT, state),
-            helper.make_tensor_value_info("instruction", TensorProto.FLOAT, embedding),
-            helper.make_tensor_value_info("noise", TensorProto.FLOAT, chunk),
-        ],
+        [helper.make_tensor_value_info(name, *described) for name, described in inputs.items()],
         [helper.make_tensor_value_info("actions", TensorProto.FLOAT, chunk)],
-        [zero],
+        constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
-def write_echo_bundle(folder: Path, function: str = "Identity", **spec: str) -> Path:
-    """Write a bundle of ``echo_graph(function)``; further arguments go to ``echo_spec``."""
-    write_bundle(folder, echo_graph(function), echo_spec(**spec), overwrite=False)
+_SLOW_SIZE = 256
+
+
+def _slow_nodes(count: int) -> list[Any]:
+    """A number ``slow`` that takes ``count`` matrix products and is finite. It begins with the noise: what does not
+    depend on an input is computed once, when the graph is loaded.
+    """
+    nodes = [
+        helper.make_node("ReduceSum", ["noise"], ["product_of_none"], keepdims=0),
+        helper.make_node("Mul", ["product_of_none", "mean"], ["product_0"]),
+    ]
+    nodes += [helper.make_node("MatMul", [f"product_{i}", "mean"], [f"product_{i + 1}"]) for i in range(count)]
+    return [*nodes, helper.make_node("ReduceMean", [f"product_{count}"], ["slow"], keepdims=0)]
+
+
+def write_echo_bundle(
+    folder: Path,
+    function: str = "Identity",
+    *,
+    spec: pb.PolicySpec | None = None,
+    slow_matmuls: int = 0,
+    **names: str,
+) -> Path:
+    """Write a bundle of ``echo_graph`` for ``spec``; without it, further arguments go to ``echo_spec``."""
+    spec = spec or echo_spec(**names)
+    graph = echo_graph(
+        function,
+        spec.observations[0].shape[0],
+        slow_matmuls=slow_matmuls,
+        committed=spec.action.max_committed_steps > 0,
+    )
+    write_bundle(folder, graph, spec, overwrite=False)
     return folder

@@ -14,6 +14,7 @@ ALLOWED = {
     "chunkcast.v1": set(),
     "chunkcast.client": {"chunkcast.v1"},
     "chunkcast.client.sim": {"chunkcast.client", "chunkcast.v1"},
+    "chunkcast.client.load": {"chunkcast.client", "chunkcast.v1"},
     "chunkcast.server": {"chunkcast.v1"},
     "chunkcast.training": {"chunkcast.v1"},
 }
@@ -21,6 +22,7 @@ FORBIDDEN_LIBRARIES = {
     "chunkcast.v1": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers"},
     "chunkcast.client": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers", "rich"},
     "chunkcast.client.sim": {"torch", "onnxruntime", "prometheus_client", "diffusers"},
+    "chunkcast.client.load": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers"},
     "chunkcast.server": {"torch", "mujoco", "metaworld", "diffusers", "safetensors"},
     "chunkcast.training": {"grpc", "prometheus_client"},
 }

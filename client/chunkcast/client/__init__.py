@@ -3,19 +3,22 @@
 >>> from chunkcast.client import ChunkPlayer, PolicyClient
 """
 
-from chunkcast.client.action_stream import ActionChunk, ActionStream, Observation
+from chunkcast.client.action_stream import ActionStream
 from chunkcast.client.chunk_player import ChunkPlayer, EpisodeSummary
 from chunkcast.client.errors import (
     ChunkcastError,
     ChunkTimeout,
     ObservationError,
     PolicyNotFound,
+    PolicyOverloaded,
     PolicyUnavailable,
     RobotMismatch,
     UnsafeAction,
 )
+from chunkcast.client.playback import PlaybackConfig
 from chunkcast.client.policy_client import PolicyClient
 from chunkcast.client.robot import Robot, check_observation
+from chunkcast.client.wire import ActionChunk, Observation
 
 __all__ = [
     "ActionChunk",
@@ -26,8 +29,10 @@ __all__ = [
     "EpisodeSummary",
     "Observation",
     "ObservationError",
+    "PlaybackConfig",
     "PolicyClient",
     "PolicyNotFound",
+    "PolicyOverloaded",
     "PolicyUnavailable",
     "Robot",
     "RobotMismatch",

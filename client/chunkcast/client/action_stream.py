@@ -1,84 +1,62 @@
-"""One robot's stream: an observation goes out, its action chunk comes back."""
+"""One robot's stream, blocking: observations go out, action chunks come back."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator
+from typing import Self
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 
-from chunkcast.client.errors import (
-    ChunkcastError,
-    ChunkTimeout,
-    ObservationError,
-    PolicyNotFound,
-    PolicyUnavailable,
-    UnsafeAction,
+from chunkcast.client.errors import ChunkcastError, ChunkTimeout, ObservationError, PolicyOverloaded, PolicyUnavailable
+from chunkcast.client.wire import (
+    ActionChunk,
+    Answer,
+    AnswerOrder,
+    Observation,
+    Sent,
+    decode_answer,
+    encode_observation,
+    error_of,
 )
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
-from chunkcast.v1.tensors import TensorError, decode_tensor, encode_tensor
-
-Observation = Mapping[str, npt.NDArray[Any]]
-"""One array for each of the policy's observation entries, by key, in physical units."""
-
-
-class ActionChunk(NamedTuple):
-    """Actions for consecutive control ticks.
-
-    Attributes:
-        step: the tick of the observation that this answers; row ``i`` belongs to tick ``step + i``.
-        actions: float32 ``[horizon, action size]``, physical units, read-only.
-        policy_version: which version answered.
-        server_seconds: from the observation's arrival at the server to the reply's departure.
-        inference_seconds: the part of it that the network took.
-    """
-
-    step: int
-    actions: npt.NDArray[np.float32]
-    policy_version: str
-    server_seconds: float
-    inference_seconds: float
-
-
-MAX_EPISODE_ID_LENGTH = 128
-"""The server's limit."""
-
-
-class _Sent(NamedTuple):
-    """An observation that was sent."""
-
-    step: int
-    history_only: bool
 
 
 class ActionStream:
     """A stream to one policy; open it with ``PolicyClient.stream``. Not for use by several threads at once.
 
+    ``request`` sends an observation and waits for its chunk; ``send`` and ``receive`` do the two apart, for a robot
+    that goes on moving meanwhile.
+
     Args:
         stub: the service.
         policy: the policy's name; empty for a server's only one.
+        policy_version: stay with this version; empty to follow what is promoted.
         robot_id: who is calling, for the server's log.
         timeout: seconds to wait for an answer.
 
     Raises:
-        PolicyNotFound, PolicyUnavailable, ChunkTimeout: the stream could not be opened.
+        PolicyNotFound, PolicyUnavailable, PolicyOverloaded, ChunkTimeout: the stream could not be opened.
     """
 
-    def __init__(self, stub: pb_grpc.PolicyServiceStub, policy: str, robot_id: str, timeout: float) -> None:
+    def __init__(
+        self,
+        stub: pb_grpc.PolicyServiceStub,
+        policy: str,
+        policy_version: str,
+        robot_id: str,
+        timeout: float,
+    ) -> None:
         self._timeout = timeout
         self._requests: queue.SimpleQueue[pb.StreamActionsRequest | None] = queue.SimpleQueue()
         self._responses: queue.SimpleQueue[pb.StreamActionsResponse | ChunkcastError] = queue.SimpleQueue()
         self._closed_by: ChunkcastError | None = None
-        # What was sent and may still be answered, in order.
-        self._sent: deque[_Sent] = deque()
-        self._requests.put(pb.StreamActionsRequest(open=pb.OpenStream(policy=policy, robot_id=robot_id)))
+        self._order = AnswerOrder()
+        opening = pb.OpenStream(policy=policy, robot_id=robot_id, policy_version=policy_version)
+        self._requests.put(pb.StreamActionsRequest(open=opening))
         # wait_for_ready would hide an absent server until the timeout; a refused connection is told at once.
         self._call = stub.StreamActions(iter(self._requests.get, None))
         # gRPC's blocking iterator knows no timeout for one answer, and a robot must not wait for ever.
@@ -115,20 +93,24 @@ class ActionStream:
             ObservationError: the server refused this observation, or one that it was to remember for this chunk; the
                 stream goes on.
             UnsafeAction: the policy's answer was withheld; the stream goes on.
+            PolicyOverloaded: too many observations are waiting; the stream goes on.
             ChunkTimeout: no answer in time; a later answer to this observation is discarded.
             PolicyUnavailable: the stream is over.
         """
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        mine = self._send(observation, episode_id, step, instruction, noise_seed, history_only=False)
+        mine = self.send(
+            encode_observation(
+                observation, episode_id=episode_id, step=step, instruction=instruction, noise_seed=noise_seed
+            )
+        )
         while True:
-            response = self._next(max(0.0, deadline - time.monotonic()))
-            answered = self._answered_by(response)
-            if answered is mine or answered.history_only:
-                break  # any other answer is to an observation that was given up
-        if response.HasField("error"):
-            unsafe = response.error.code == pb.ERROR_CODE_UNSAFE_ACTION
-            raise (UnsafeAction if unsafe else ObservationError)(response.error.code, response.error.message)
-        return decode_chunk(response.chunk)
+            token, answer = self.receive(max(0.0, deadline - time.monotonic()))
+            if token is not mine and not token.history_only:
+                continue  # an answer to an observation that was given up
+            if isinstance(answer, ObservationError | PolicyOverloaded):
+                raise answer
+            if isinstance(answer, ActionChunk):
+                return answer
 
     def remember(self, observation: Observation, *, episode_id: str, step: int, instruction: str = "") -> None:
         """Send an observation as history only: for a policy that sees several ticks. If the server refuses it, the next
@@ -137,7 +119,36 @@ class ActionStream:
         Raises:
             PolicyUnavailable: the stream is over.
         """
-        self._send(observation, episode_id, step, instruction, None, history_only=True)
+        self.send(
+            encode_observation(
+                observation, episode_id=episode_id, step=step, instruction=instruction, history_only=True
+            )
+        )
+
+    def send(self, observation: pb.Observation) -> Sent:
+        """Send an observation (see ``encode_observation``) and return at once; ``receive`` gives the same token with
+        its answer.
+
+        Raises:
+            PolicyUnavailable: the stream is over.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by
+        token = self._order.sent(observation)
+        self._requests.put(pb.StreamActionsRequest(observation=observation))
+        return token
+
+    def receive(self, timeout: float) -> tuple[Sent, Answer]:
+        """The next answer, to the oldest observation that has none yet, within ``timeout`` seconds (0: only if it is
+        there).
+
+        Raises:
+            ChunkTimeout: there is none in time.
+            UnsafeAction: the answer cannot be read as actions; the stream goes on.
+            PolicyUnavailable: the stream is over.
+        """
+        response = self._next(timeout)
+        return self._order.answered(response), decode_answer(response)
 
     @property
     def over(self) -> bool:
@@ -158,43 +169,9 @@ class ActionStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(
-        self,
-        observation: Observation,
-        episode_id: str,
-        step: int,
-        instruction: str,
-        noise_seed: int | None,
-        *,
-        history_only: bool,
-    ) -> _Sent:
-        if self._closed_by is not None:
-            raise self._closed_by
-        message = encode_observation(
-            observation,
-            episode_id=episode_id,
-            step=step,
-            instruction=instruction,
-            noise_seed=noise_seed,
-            history_only=history_only,
-        )
-        sent = _Sent(step, history_only)
-        self._sent.append(sent)
-        self._requests.put(pb.StreamActionsRequest(observation=message))
-        return sent
-
-    def _answered_by(self, response: pb.StreamActionsResponse) -> _Sent:
-        """What ``response`` answers: answers come in order, one to each request, and to history only if refused."""
-        while self._sent:
-            sent = self._sent.popleft()
-            refused = response.HasField("error") and response.error.step == sent.step
-            if not sent.history_only or refused:
-                return sent
-        raise PolicyUnavailable("the server sent an answer to nothing; open another stream")
-
     def _next(self, timeout: float) -> pb.StreamActionsResponse:
         try:
-            response = self._responses.get(timeout=timeout)
+            response = self._responses.get(timeout=timeout) if timeout > 0.0 else self._responses.get_nowait()
         except queue.Empty:
             raise ChunkTimeout("no answer in time") from None
         if isinstance(response, ChunkcastError):
@@ -211,79 +188,3 @@ class ActionStream:
         except grpc.RpcError as error:
             ended = error_of(error)
         self._responses.put(ended)
-
-
-def encode_observation(
-    observation: Observation,
-    *,
-    episode_id: str = "",
-    step: int = 0,
-    instruction: str = "",
-    noise_seed: int | None = None,
-    history_only: bool = False,
-) -> pb.Observation:
-    """An observation as a message.
-
-    Raises:
-        ValueError: the episode's id is too long, or the step or seed not of 64 bits.
-        TensorError: an array's dtype is not on the wire.
-    """
-    if len(episode_id) > MAX_EPISODE_ID_LENGTH:
-        raise ValueError(f"episode_id has {len(episode_id)} characters, expected at most {MAX_EPISODE_ID_LENGTH}")
-    return pb.Observation(
-        episode_id=episode_id,
-        step=step,
-        tensors={key: encode_tensor(array) for key, array in observation.items()},
-        instruction=instruction,
-        history_only=history_only,
-        noise_seed=noise_seed,
-    )
-
-
-def decode_chunk(chunk: pb.ActionChunk) -> ActionChunk:
-    """A chunk from its message.
-
-    Raises:
-        UnsafeAction: its actions are not finite float32 ``[horizon, action size]``.
-    """
-    return ActionChunk(
-        step=chunk.step,
-        actions=_actions(chunk.actions),
-        policy_version=chunk.policy_version,
-        server_seconds=chunk.timings.total,
-        inference_seconds=chunk.timings.inference,
-    )
-
-
-def error_of(error: grpc.RpcError) -> ChunkcastError:
-    """GRPC's error as this package's."""
-    assert isinstance(error, grpc.Call)
-    code, details = error.code(), error.details() or "no details"
-    if code == grpc.StatusCode.NOT_FOUND:
-        return PolicyNotFound(details)
-    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ChunkTimeout(details)
-    if code == grpc.StatusCode.ABORTED:
-        return UnsafeAction(pb.ERROR_CODE_UNSAFE_ACTION, details)
-    if code == grpc.StatusCode.INVALID_ARGUMENT:
-        return ObservationError(pb.ERROR_CODE_BAD_REQUEST, details)
-    return PolicyUnavailable(f"{code.name.lower() if code else 'unknown'}: {details}")
-
-
-def _actions(tensor: pb.Tensor) -> npt.NDArray[np.float32]:
-    """Decoded actions, checked once more: what reaches a robot is finite and has two axes.
-
-    Raises:
-        UnsafeAction: they are not.
-    """
-    try:
-        actions = decode_tensor(tensor)
-    except TensorError as error:
-        raise UnsafeAction(pb.ERROR_CODE_UNSAFE_ACTION, f"the server's actions cannot be read: {error}") from None
-    if actions.ndim != 2 or actions.dtype != np.float32 or not np.isfinite(actions).all():
-        raise UnsafeAction(
-            pb.ERROR_CODE_UNSAFE_ACTION,
-            f"the server sent {actions.dtype} actions of shape {actions.shape}, expected finite float32 "
-            "[horizon, action size]; nothing was executed",
-        )
-    return actions

@@ -1,9 +1,9 @@
-"""Plays action chunks: which action a robot executes at this tick, and when a new chunk is asked for."""
+"""Plays action chunks, blocking: ``next_action`` at each control tick, or ``run`` for a whole control loop."""
 
 from __future__ import annotations
 
+import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -11,11 +11,15 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.client.action_stream import ActionChunk, ActionStream, Observation
-from chunkcast.client.errors import PolicyUnavailable
+from chunkcast.client.action_stream import ActionStream
+from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyUnavailable, RobotMismatch
+from chunkcast.client.playback import Playback, PlaybackConfig
 from chunkcast.client.policy_client import PolicyClient
-from chunkcast.client.robot import ActionCheck, Robot, check_observation
+from chunkcast.client.reconnect import Backoff
+from chunkcast.client.robot import Robot
+from chunkcast.client.wire import ActionChunk, Observation
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import contract_difference
 
 
 @dataclass(frozen=True)
@@ -26,29 +30,35 @@ class EpisodeSummary:
         episode_id: as the server knows it.
         ticks: control ticks played.
         late_ticks: ticks that began after their time, because a chunk or the robot took too long.
+        starved_ticks: ticks that no chunk knew; the robot held or slowed down.
     """
 
     episode_id: str
     ticks: int
     late_ticks: int
+    starved_ticks: int = 0
 
 
 class ChunkPlayer:
-    """Executes the first actions of a chunk, then asks for the next one with the newest observation.
+    """Executes the first actions of a chunk, and asks for the next one with the newest observation while it plays on.
 
-    Asking blocks for one round trip (a millisecond for a small policy) and at most for ``timeout``.
+    A tick waits for a chunk that is due for half a control period at most (``PlaybackConfig.patience``); what comes
+    later takes over from the row that belongs to its tick. Without any chunk the robot holds, then an error is raised
+    and ``run`` stops it. A lost server is reconnected to in the background, with backoff; the episode goes on where it
+    is.
 
     Args:
         client: connected to a server; stays the caller's to close.
         policy: the policy's name; empty for a server's only one.
+        config: how chunks are played.
         robot_id: who is calling, for the server's log.
-        execute_steps: actions of a chunk to execute, 1 to the horizon; by default what the policy advises.
-        timeout: seconds to wait for a chunk: how long the robot may go without a command before it is stopped.
+        execute_steps: short for ``PlaybackConfig(execute_steps=...)``.
+        timeout: seconds to wait for an episode's first chunk.
         on_chunk: called with each chunk and the seconds that it took, as the robot saw them.
 
     Raises:
         PolicyNotFound, PolicyUnavailable, ChunkTimeout: the stream could not be opened.
-        ValueError: ``execute_steps`` is beyond the policy's horizon.
+        ValueError: the configuration does not fit the policy.
     """
 
     def __init__(
@@ -56,44 +66,27 @@ class ChunkPlayer:
         client: PolicyClient,
         policy: str = "",
         *,
+        config: PlaybackConfig | None = None,
         robot_id: str = "",
         execute_steps: int | None = None,
         timeout: float = 0.5,
         on_chunk: Callable[[ActionChunk, float], None] | None = None,
     ) -> None:
         self.spec: pb.PolicySpec = client.get_policy(policy)
-        self._execute_steps = self.spec.action.execute_steps if execute_steps is None else execute_steps
-        if not 1 <= self._execute_steps <= self.spec.action.horizon:
-            raise ValueError(
-                f"execute_steps is {execute_steps}, expected 1 to {self.spec.action.horizon}, the policy's horizon"
-            )
-        if not timeout > 0.0:
-            raise ValueError(f"timeout is {timeout}, expected seconds above 0")
-        self._check_actions = ActionCheck(self.spec)
-        self._on_chunk = on_chunk
-        self._client, self._robot_id, self._timeout = client, robot_id, timeout
-        self._stream = self._open_stream()
-        self.begin_episode("")
+        config = config or PlaybackConfig(execute_steps=execute_steps)
+        self._playback = Playback(self.spec, config, timeout)
+        self._on_chunk, self._timeout = on_chunk, timeout
+        self._connection = _Connection(client, self.spec, robot_id, timeout)
 
     def begin_episode(self, instruction: str, *, episode_id: str | None = None, noise_seed: int | None = None) -> str:
-        """Forget the chunk and the history, and open another stream if the last one is over; returns the episode's id.
+        """Forget the chunks and the history; returns the episode's id.
 
         Args:
             instruction: one of the policy's, or empty for a policy that needs none.
             episode_id: a name for the episode; a random one by default.
             noise_seed: makes every chunk of the episode reproducible.
-
-        Raises:
-            PolicyNotFound, PolicyUnavailable, ChunkTimeout: another stream could not be opened.
         """
-        if self._stream.over:
-            self._stream.close()
-            self._stream = self._open_stream()
-        self._instruction, self._noise_seed = instruction, noise_seed
-        self.episode_id = episode_id or uuid.uuid4().hex
-        self._step = -1
-        self._chunk: ActionChunk | None = None
-        return self.episode_id
+        return self._playback.begin_episode(instruction, episode_id=episode_id, noise_seed=noise_seed)
 
     def next_action(self, observation: Observation) -> npt.NDArray[np.float32]:
         """The action, float32 ``[action size]``, for this tick. Call once a tick.
@@ -102,20 +95,23 @@ class ChunkPlayer:
             observation: what the robot sees now.
 
         Raises:
-            RobotMismatch: the episode's first observation is not what the policy expects.
-            ChunkcastError: no chunk could be had; hold or stop the robot.
+            RobotMismatch: the episode's first observation is not what the policy expects, or the server came back with
+                another contract.
+            ObservationError: the server refused an observation.
+            UnsafeAction: the policy's answer was withheld, or is not within its specification.
+            ChunkcastError: no chunk could be had for as long as the robot may go without: stop it.
         """
-        self._step += 1
-        if self._step == 0:
-            check_observation(self.spec, observation)
-        if self._chunk is None or self._step - self._chunk.step >= self._execute_steps:
-            self._chunk = self._request(observation)
-        elif self._next_request_sees(self._step):
-            self._stream.remember(
-                observation, episode_id=self.episode_id, step=self._step, instruction=self._instruction
-            )
-        action: npt.NDArray[np.float32] = self._chunk.actions[self._step - self._chunk.step]
-        return action
+        playback, stream = self._playback, self._connected_stream()
+        messages = playback.begin_tick(observation, time.monotonic())
+        try:
+            if stream is not None:
+                for message in messages:
+                    stream.send(message)
+                self._receive(stream)
+        except PolicyUnavailable as lost:
+            playback.disconnected(lost)
+            self._connection.lost(lost)
+        return playback.action()
 
     def run(
         self,
@@ -136,45 +132,40 @@ class ChunkPlayer:
             rate_hz: control ticks per second; by default the policy's.
 
         Raises:
-            ChunkcastError: no chunk could be had.
+            ChunkcastError: as ``next_action``.
             ValueError: ``rate_hz`` or ``max_ticks`` makes no loop.
 
         The robot's ``safe_stop`` has been called when this returns or raises.
         """
-        late_ticks = tick = 0
+        tick = 0
         try:
-            rate_hz = self.spec.action.control_rate_hz if rate_hz is None else rate_hz
-            if not rate_hz > 0.0 or max_ticks < 1:
-                raise ValueError(f"rate_hz is {rate_hz} and max_ticks {max_ticks}, expected above 0 and at least 1")
+            rate = ControlRate(self.spec.action.control_rate_hz if rate_hz is None else rate_hz, max_ticks)
+            self._playback.rate_hz = rate.hz
             episode_id = self.begin_episode(instruction)
-            due = time.monotonic()
+            rate.start(time.monotonic())
             while tick < max_ticks and not until():
                 robot.act(self.next_action(robot.observe()))
                 tick += 1
-                due += 1.0 / rate_hz
-                ahead = due - time.monotonic()
+                ahead = rate.seconds_ahead(time.monotonic())
                 if ahead > 0.0:
                     time.sleep(ahead)
-                else:
-                    late_ticks += 1
-                    due -= ahead  # late ticks are not made up for by a burst of actions
         finally:
             robot.safe_stop()
-        return EpisodeSummary(episode_id, tick, late_ticks)
+        return EpisodeSummary(episode_id, tick, rate.late_ticks, self._playback.starved_ticks)
 
-    def _open_stream(self) -> ActionStream:
-        stream = self._client.stream(self.spec.name, robot_id=self._robot_id, timeout=self._timeout)
-        if stream.policy_version != self.spec.version:
-            stream.close()
-            raise PolicyUnavailable(
-                f"{self.spec.name} is now version {stream.policy_version}; this player was made for version "
-                f"{self.spec.version}, make another"
-            )
-        return stream
+    @property
+    def at_border(self) -> bool:
+        """Whether the last action was the first in which a new chunk had a part."""
+        return self._playback.at_border
+
+    @property
+    def latency(self) -> float:
+        """Seconds from a request to its chunk, as expected of the next."""
+        return self._playback.latency
 
     def close(self) -> None:
         """End the stream."""
-        self._stream.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,22 +173,150 @@ class ChunkPlayer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, observation: Observation) -> ActionChunk:
-        asked = time.perf_counter()
-        chunk = self._stream.request(
-            observation,
-            episode_id=self.episode_id,
-            step=self._step,
-            instruction=self._instruction,
-            noise_seed=self._noise_seed,
-        )
-        self._check_actions(chunk)
-        if self._on_chunk:
-            self._on_chunk(chunk, time.perf_counter() - asked)
-        return chunk
+    def _connected_stream(self) -> ActionStream | None:
+        """The stream, if there is one; an episode's first tick waits for it."""
+        wait = 0.0 if self._playback.has_chunk else self._timeout
+        stream, is_new = self._connection.stream(wait)
+        if stream is None:
+            self._playback.disconnected(self._connection.error)
+        elif is_new:
+            self._playback.connected()
+        return stream
 
-    def _next_request_sees(self, step: int) -> bool:
-        """Whether the observation of ``step`` will be in the history of the next chunk's request."""
-        assert self._chunk is not None
-        next_request = self._chunk.step + self._execute_steps
-        return step > next_request - self.spec.observation_steps
+    def _receive(self, stream: ActionStream) -> None:
+        """Take what has arrived, and wait for what this tick should wait for."""
+        while True:
+            wait = self._playback.seconds_to_wait(time.monotonic())
+            try:
+                token, answer = stream.receive(wait)
+            except ChunkTimeout:
+                return
+            now = time.monotonic()
+            seconds = self._playback.take(token, answer, now)
+            if seconds is not None and self._on_chunk and isinstance(answer, ActionChunk):
+                self._on_chunk(answer, seconds)
+
+
+class ControlRate:
+    """Keeps the time of a control loop, on a monotonic clock.
+
+    Args:
+        hz: control ticks per second.
+        max_ticks: the longest episode.
+
+    Raises:
+        ValueError: one of them makes no loop.
+    """
+
+    def __init__(self, hz: float, max_ticks: int) -> None:
+        if not hz > 0.0 or max_ticks < 1:
+            raise ValueError(f"rate_hz is {hz} and max_ticks {max_ticks}, expected above 0 and at least 1")
+        self.hz = hz
+        self.late_ticks = 0
+        self._due = 0.0
+
+    def start(self, now: float) -> None:
+        """The first tick begins."""
+        self._due = now
+
+    def seconds_ahead(self, now: float) -> float:
+        """A tick is done: seconds until the next one is due, 0 if it is already."""
+        self._due += 1.0 / self.hz
+        ahead = self._due - now
+        if ahead > 0.0:
+            return ahead
+        self.late_ticks += 1
+        self._due = now  # late ticks are not made up for by a burst of actions
+        return 0.0
+
+
+class _Connection:
+    """One stream, opened anew in the background whenever it is lost.
+
+    Args:
+        client: opens streams.
+        spec: the policy's, as the robot was compared with it.
+        robot_id, timeout: of the streams.
+    """
+
+    def __init__(self, client: PolicyClient, spec: pb.PolicySpec, robot_id: str, timeout: float) -> None:
+        self._client, self._spec, self._robot_id, self._timeout = client, spec, robot_id, timeout
+        self._lock = threading.Condition()
+        self._stream: ActionStream | None = client.stream(spec.name, robot_id=robot_id, timeout=timeout)
+        self._is_new = False
+        self._error: ChunkcastError | None = None
+        self._closed = False
+        self._hurry = threading.Event()
+        self._worker: threading.Thread | None = None
+
+    def stream(self, wait: float) -> tuple[ActionStream | None, bool]:
+        """The stream, ``None`` if there is none within ``wait`` seconds, and whether it is new since the last call.
+
+        Raises:
+            RobotMismatch: the server came back with another contract.
+        """
+        if self._stream is not None and self._stream.over:
+            self.lost(PolicyUnavailable("the server ended the stream"))
+        with self._lock:
+            if self._stream is None and wait > 0.0:
+                self._hurry.set()  # a robot waits: try at once, however long the server has been away
+                self._lock.wait_for(lambda: self._stream is not None or self._fatal(), wait)
+            if self._fatal():
+                assert self._error is not None
+                raise self._error
+            is_new, self._is_new = self._is_new, False
+            return self._stream, is_new
+
+    @property
+    def error(self) -> ChunkcastError:
+        """Why there is no stream."""
+        return self._error or PolicyUnavailable("there is no connection")
+
+    def lost(self, error: ChunkcastError) -> None:
+        """The stream is over: begin to open another."""
+        with self._lock:
+            stream, self._stream, self._error = self._stream, None, error
+            if stream is not None and not self._closed:
+                self._worker = threading.Thread(target=self._reconnect, args=(stream,), name="reconnect", daemon=True)
+                self._worker.start()
+
+    def close(self) -> None:
+        """End the stream and every attempt to open one."""
+        self._closed = True
+        self._hurry.set()
+        if self._worker:
+            self._worker.join()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _fatal(self) -> bool:
+        return isinstance(self._error, RobotMismatch)
+
+    def _reconnect(self, old: ActionStream) -> None:
+        old.close()
+        backoff = Backoff()
+        while True:
+            if self._hurry.wait(backoff.next_wait()):
+                self._hurry.clear()
+                backoff.reset()
+            if self._closed:
+                return
+            try:
+                served = self._client.get_policy(self._spec.name)
+                if difference := contract_difference(self._spec, served):
+                    raise RobotMismatch(
+                        f"{self._spec.name} is now version {served.version} with another contract: {difference}; make "
+                        "another player"
+                    )
+                stream = self._client.stream(self._spec.name, robot_id=self._robot_id, timeout=self._timeout)
+            except ChunkcastError as error:
+                with self._lock:
+                    self._error = error
+                    self._lock.notify_all()
+                if self._fatal():
+                    return
+                continue
+            with self._lock:
+                self._stream, self._is_new, self._error = stream, True, None
+                self._lock.notify_all()
+            return

@@ -5,7 +5,8 @@
     ChunkcastError
      ├── PolicyUnavailable     the server cannot be reached, is not ready, or went away
      ├── ChunkTimeout          no answer within the time given
-     ├── PolicyNotFound        the server does not serve this policy
+     ├── PolicyOverloaded      too many robots ask at once; says when to try again
+     ├── PolicyNotFound        the server does not serve this policy, or this version of it
      ├── ObservationError      the server refused one observation; the stream goes on
      ├── UnsafeAction          the policy's answer was not finite or out of bounds; nothing was sent
      └── RobotMismatch         the robot's observations are not those of the policy
@@ -26,6 +27,22 @@ class PolicyUnavailable(ChunkcastError):
 
 class ChunkTimeout(ChunkcastError):
     """No answer within the time given. Hold or stop the robot."""
+
+
+class PolicyOverloaded(ChunkcastError):
+    """Too many observations are waiting, or too many streams are open.
+
+    Attributes:
+        retry_after: seconds until there should be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        # Both go to the base class, so that the error survives the way between two processes.
+        super().__init__(message, retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class PolicyNotFound(ChunkcastError):
@@ -53,4 +70,4 @@ class UnsafeAction(ObservationError):
 
 
 class RobotMismatch(ChunkcastError):
-    """The robot's observations are not those of the policy."""
+    """The robot's observations are not those of the policy, or the policy's contract has changed under the robot."""

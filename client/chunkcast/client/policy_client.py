@@ -7,15 +7,16 @@ from typing import Self
 
 import grpc
 
-from chunkcast.client.action_stream import (
+from chunkcast.client.action_stream import ActionStream
+from chunkcast.client.errors import PolicyUnavailable
+from chunkcast.client.wire import (
+    CHANNEL_OPTIONS,
     ActionChunk,
-    ActionStream,
     Observation,
     decode_chunk,
     encode_observation,
     error_of,
 )
-from chunkcast.client.errors import PolicyUnavailable
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 
@@ -46,18 +47,7 @@ class PolicyClient:
             raise ValueError("target is empty, expected HOST:PORT such as 127.0.0.1:50051")
         self.target = target
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(
-            target,
-            options=[
-                # A robot alone in its process gains nothing from the address-wide pool of connections.
-                ("grpc.use_local_subchannel_pool", 1),
-                # A robot and its server share a network; a proxy for the web is not between them.
-                ("grpc.enable_http_proxy", 0),
-                # gRPC's own limit of two minutes would leave a robot without a server that is back.
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.max_receive_message_length", 64 * 2**20),
-            ],
-        )
+        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = pb_grpc.PolicyServiceStub(self._channel)
 
     def wait_until_ready(self, timeout: float) -> None:
@@ -97,14 +87,20 @@ class PolicyClient:
             raise error_of(error) from None
         return response.policy
 
-    def stream(self, policy: str = "", *, robot_id: str = "", timeout: float | None = None) -> ActionStream:
+    def stream(
+        self, policy: str = "", *, policy_version: str = "", robot_id: str = "", timeout: float | None = None
+    ) -> ActionStream:
         """Open a stream to ``policy``; see ``ActionStream``.
+
+        Args:
+            policy_version: stay with this version, whatever is promoted meanwhile.
 
         Raises:
             PolicyNotFound: it is not served.
+            PolicyOverloaded: the server has as many streams as it takes.
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
-        return ActionStream(self._stub, policy, robot_id, self._timeout if timeout is None else timeout)
+        return ActionStream(self._stub, policy, policy_version, robot_id, self._timeout if timeout is None else timeout)
 
     def predict_chunk(
         self,
@@ -140,18 +136,11 @@ class PolicyClient:
             steps: control ticks played.
 
         Raises:
-            ValueError: the outcome is none of the three.
+            ValueError: the outcome is none of the three, or the steps are negative.
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
-        if outcome not in OUTCOMES:
-            raise ValueError(f"outcome is {outcome!r}, expected one of {', '.join(OUTCOMES)}")
-        request = pb.ReportEpisodeRequest(
-            policy=policy,
-            episode_id=episode_id,
-            robot_id=robot_id,
-            task=task,
-            outcome=OUTCOMES[outcome],
-            steps=steps,
+        request = report_request(
+            outcome=outcome, task=task, steps=steps, policy=policy, episode_id=episode_id, robot_id=robot_id
         )
         try:
             self._stub.ReportEpisode(request, timeout=self._timeout)
@@ -175,3 +164,25 @@ class PolicyClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def report_request(
+    *, outcome: str, task: str, steps: int, policy: str, episode_id: str, robot_id: str
+) -> pb.ReportEpisodeRequest:
+    """An episode's outcome as a message.
+
+    Raises:
+        ValueError: the outcome is none of the three, or the steps are negative.
+    """
+    if outcome not in OUTCOMES:
+        raise ValueError(f"outcome is {outcome!r}, expected one of {', '.join(OUTCOMES)}")
+    if steps < 0:
+        raise ValueError(f"steps is {steps}, expected the control ticks played, 0 or more")
+    return pb.ReportEpisodeRequest(
+        policy=policy,
+        episode_id=episode_id,
+        robot_id=robot_id,
+        task=task,
+        outcome=OUTCOMES[outcome],
+        steps=steps,
+    )

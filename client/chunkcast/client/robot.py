@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.client.action_stream import ActionChunk
 from chunkcast.client.errors import RobotMismatch, UnsafeAction
+from chunkcast.client.wire import ActionChunk
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES
 

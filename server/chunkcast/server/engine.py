@@ -68,7 +68,7 @@ class Engine:
         self._check_graph()
         self._require_room()
         self._inputs = {
-            name: np.zeros((max_batch, *shape), dtype) for name, (shape, dtype) in _expected_inputs(self.spec).items()
+            name: np.zeros((max_batch, *shape), dtype) for name, (shape, dtype) in expected_inputs(self.spec).items()
         }
         action = self.spec.action
         self._actions = np.zeros((max_batch, action.horizon, len(action.elements)), np.float32)
@@ -119,7 +119,7 @@ class Engine:
 
     def _require_room(self) -> None:
         """Refuse buffers beyond reason before any is allocated."""
-        sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in _expected_inputs(self.spec).values())
+        sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in expected_inputs(self.spec).values())
         size = self.max_batch * sum(sizes)
         if size > MAX_BUFFER_BYTES:
             raise BundleError(
@@ -129,7 +129,7 @@ class Engine:
 
     def _check_graph(self) -> None:
         """The graph's inputs and output are those of the specification, in name, dtype and shape."""
-        expected = _expected_inputs(self.spec)
+        expected = expected_inputs(self.spec)
         actual = {item.name: item for item in self._session.inputs}
         if actual.keys() != expected.keys():
             raise BundleError(
@@ -152,7 +152,7 @@ class Engine:
             )
 
 
-def _expected_inputs(spec: pb.PolicySpec) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def expected_inputs(spec: pb.PolicySpec) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Name to (shape without the batch axis, dtype), as the specification implies them."""
     float32 = DTYPES[pb.DATA_TYPE_FLOAT32]
     inputs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {

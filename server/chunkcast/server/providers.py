@@ -134,25 +134,40 @@ def open_session(bundle: Bundle, threads: int, providers: Sequence[ProviderChoic
     for choice in request.required:
         if _NAMES[choice] not in available or (choice != "cpu" and not has_cuda_driver()):
             raise ProviderMissing(_missing(choice))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # Spinning saves some microseconds and burns a core that the robots' streams need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # A CUDA graph replays every kernel of a run with one launch; the unrolled sampler has neither If nor Loop.
     with_options = [(name, {"enable_cuda_graph": "1"}) if "CUDA" in name else name for name in request.names]
-    try:
-        session = onnxruntime.InferenceSession(bundle.graph, options, providers=with_options)
-    except Exception as error:  # onnxruntime's exceptions have no public base class
-        reason = str(error).splitlines()[0]
-        raise BundleError(f"{bundle.spec.name}: ONNX Runtime cannot load the graph ({reason})") from None
+    session = _session(bundle, threads, with_options)
     opened = session.get_providers()
     for choice in request.required:
         # ONNX Runtime goes on without a provider whose libraries it cannot load.
         if _NAMES[choice] not in opened:
             raise ProviderMissing(_missing(choice))
     return GraphSession(session)
+
+
+def cpu_session(bundle: Bundle, threads: int) -> Any:
+    """A plain ONNX Runtime session on the CPU, as a user would make it: what the server is compared with.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load the graph.
+    """
+    return _session(bundle, threads, [_NAMES["cpu"]])
+
+
+def _session(bundle: Bundle, threads: int, providers: list[Any]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Spinning saves some microseconds and burns a core that the robots' streams need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(bundle.graph, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no public base class
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{bundle.spec.name}: ONNX Runtime cannot load the graph ({reason})") from None
 
 
 def _request(providers: Sequence[ProviderChoice]) -> _Request:

@@ -16,6 +16,9 @@ from chunkcast.training.windows import Batch
 MIN_SNR_WEIGHT = 1.0
 MAX_SNR_WEIGHT = 5.0
 
+CONTINUATION_DECAY = 0.8
+"""A share of 0.8^4 = 0.4 is left after four rows, a chunk's executed part."""
+
 
 @dataclass(frozen=True)
 class DenoisingLoss:
@@ -41,16 +44,15 @@ def denoising_loss(
     """The loss of ``batch`` at ``timestep`` (int64 ``[B]``) with ``noise`` (float32 ``[B, H, A]``).
 
     The first ``prefix_length`` (int64 ``[B]``) rows of each chunk are given, as they were executed, and left out of the
-    loss: the network learns to continue what the robot is committed to (training-time real-time chunking, Black et al.
-    2025, arXiv:2512.05964).
+    loss: the network learns to continue what the robot is committed to (see ``continued_chunk``).
 
     For a clean-action prediction, eps_hat = (x_t - sqrt(abar_t) x0_hat) / sqrt(1 - abar_t). At the first timesteps
     that divides by nearly zero, so compare such losses by timestep.
     """
     clean = policy.normalize_actions(batch.actions)
     committed = policy.committed_rows(prefix_length)
-    prefix = policy.normalize_actions(batch.executed)
-    noisy = torch.where(committed[..., None] > 0, prefix, noise_scheduler.add_noise(clean, noise, timestep))
+    clean = continued_chunk(clean, policy.normalize_actions(batch.executed), prefix_length)
+    noisy = torch.where(committed[..., None] > 0, clean, noise_scheduler.add_noise(clean, noise, timestep))
     prediction = policy(noisy, timestep, policy.condition(batch.state, batch.instruction), committed).float()
     predicts_sample = policy.config.prediction_type == "sample"
     squared_error = (prediction - (clean if predicts_sample else noise)) ** 2
@@ -60,6 +62,28 @@ def denoising_loss(
     abar = noise_scheduler.alphas_cumprod.to(timestep.device)[timestep]
     # eps_hat - eps = sqrt(abar / (1 - abar)) (x_0 - x0_hat)
     return DenoisingLoss(objective, objective.detach() * abar / (1.0 - abar))
+
+
+def continued_chunk(clean: torch.Tensor, executed: torch.Tensor, prefix_length: torch.Tensor) -> torch.Tensor:
+    """What the robot should do that is committed to the first actions: these, and then smoothly back to the expert's.
+
+    Training-time real-time chunking (Black et al. 2025, arXiv:2512.05964) gives the network the committed actions and
+    learns the rest as demonstrated. A scripted expert, however, answers the state of each tick alone: its action jumps
+    from whatever was executed before. So what the last committed action differs by from the expert's decays over the
+    rows after it, by ``CONTINUATION_DECAY`` a row.
+
+    Args:
+        clean: ``[B, H, A]``, the expert's actions, normalised.
+        executed: ``[B, H, A]``, what was executed in their place, normalised.
+        prefix_length: int64 ``[B]``; where it is 0, the chunk is the expert's.
+    """
+    rows = torch.arange(clean.shape[1], device=clean.device)[None]  # [1, H]
+    last = (prefix_length - 1).clamp_min(0)[:, None]  # [B, 1]
+    window = torch.arange(len(clean), device=clean.device)
+    difference = (executed - clean)[window, last[:, 0]][:, None]  # [B, 1, A]
+    after = (CONTINUATION_DECAY ** (rows - last)) * (prefix_length > 0)[:, None]  # [B, H]
+    continued = (clean + after[..., None] * difference).clamp(-1.0, 1.0)
+    return torch.where((rows < prefix_length[:, None])[..., None], executed, continued)
 
 
 def timestep_weights(noise_scheduler: Any, prediction_type: PredictionType, weighting: str) -> torch.Tensor:

@@ -98,7 +98,7 @@ def main() -> None:
 
 def _run(config: SimConfig) -> None:
     from chunkcast.client import ChunkcastError
-    from chunkcast.client.sim.private_server import private_server
+    from chunkcast.client.private_server import private_server
 
     # A long measurement must not be lost for want of a place to write it.
     for folder in (config.video, config.json and config.json.parent):

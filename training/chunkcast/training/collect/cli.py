@@ -32,9 +32,9 @@ class CollectConfig:
     """Successful episodes to keep for each task."""
     seed: int = 0
     """First episode seed; further episodes take the following ones. Never evaluate on these."""
-    noise: float = 0.3
-    """Standard deviation of the noise on the executed action, in action units. The clean action is what is
-    recorded, so the demonstrations show how to come back from states off the expert's path."""
+    noise: float = 0.4
+    """Standard deviation of the pushes on the executed action, in action units. The expert's own action is what is
+    learned, so the demonstrations show how to come back from states off the expert's path."""
     workers: int = os.cpu_count() or 1
     """Parallel processes."""
     overwrite: bool = False

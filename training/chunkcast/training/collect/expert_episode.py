@@ -2,8 +2,10 @@
 
 Noise is added to the *executed* action while the expert's clean action is what a policy learns: the episode then
 visits states off the expert's own path and shows how the expert comes back from them (DART, Laskey et al. 2017,
-arXiv:1703.09327). Noise comes in bursts: between two of them the expert's actions follow from each other undisturbed,
-as a chunk's should. Both actions are recorded, since what was executed is what decides the next state.
+arXiv:1703.09327). Noise comes in pushes of some ticks that have a mean, which moves the arm further than white noise: a
+policy that is to take account of actions that are executed while it computes must have seen actions that make a
+difference. Between two pushes the expert's actions follow from each other undisturbed, as a chunk's should. Both
+actions are recorded: the expert's to learn, the executed one because it decides the next state.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ STEPS_AFTER_SUCCESS = 10
 """An episode goes on a little after success, so that the policy also learns to stay there."""
 
 
-BURST_TICKS = 8.0
+PUSH_TICKS = 8.0
 PAUSE_TICKS = 16.0
-"""Mean lengths of a burst of noise and of the pause between two, both geometrically distributed. A pause is about as
-long as a chunk."""
+"""Mean lengths of a push and of the pause between two, both geometrically distributed. A pause is about as long as a
+chunk."""
+
+JITTER = 0.3
+"""White noise within a push, as a share of its mean's standard deviation."""
 
 
 @cache
@@ -39,25 +44,23 @@ def record_expert_episode(task: str, seed: int, noise: float) -> Episode | None:
     Args:
         task: MetaWorld task name.
         seed: names the episode's start, goal and noise.
-        noise: standard deviation of the Gaussian noise on the executed action during bursts (action units, 0 for
-            none).
+        noise: standard deviation of a push's mean, Gaussian (action units, 0 for none).
     """
     environment, expert = _environment(task), make_expert(task)
     generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
     environment.seed(seed)
     observation, _ = environment.reset()
     states, actions, executed, success = [], [], [], []
-    solved_for, in_burst = 0, True
-    push = generator.standard_normal(4)
+    solved_for, pushed, push = 0, False, np.zeros(4)
     for _ in range(MAX_EPISODE_STEPS):
         clean = np.clip(expert.get_action(observation), -1.0, 1.0).astype(np.float32)
         states.append(observation.astype(np.float32))
         actions.append(clean)
-        disturbance = noise * (push + generator.standard_normal(clean.shape)) if in_burst else 0.0
-        executed.append(np.clip(clean + disturbance, -1.0, 1.0).astype(np.float32))
-        if generator.random() < 1.0 / (BURST_TICKS if in_burst else PAUSE_TICKS):
-            in_burst = not in_burst
+        if generator.random() < 1.0 / (PUSH_TICKS if pushed else PAUSE_TICKS):
+            pushed = not pushed
             push = generator.standard_normal(clean.shape)
+        disturbance = noise * (push + JITTER * generator.standard_normal(clean.shape)) if pushed else 0.0
+        executed.append(np.clip(clean + disturbance, -1.0, 1.0).astype(np.float32))
         observation, _, _, _, info = environment.step(executed[-1])
         solved_for += bool(info["success"]) or solved_for > 0
         success.append(solved_for > 0)

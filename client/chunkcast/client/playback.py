@@ -1,0 +1,372 @@
+"""What a robot plays at each tick and when it asks again, as pure state: no connection, no clock, no thread.
+
+Both players, blocking and asyncio, carry out what this decides: they are told the time, send what ``begin_tick``
+returns, hand every answer to ``take``, and play ``action``.
+
+::
+
+    tick        0   1   2   3   4   5   6   7   8   9
+    chunk A     a0  a1  a2  a3  a4  a5  a6  a7              asked for at tick 0
+    chunk B                     -   -   b2  b3  b4  b5      asked for at tick 4, arrived during tick 5
+    replace     a0  a1  a2  a3  a4  a5  b2  b3  b4  b5      b0 and b1 are late: they are discarded
+    ensemble    ...                     mean of a6 and b2, ...
+    real-time chunking: b0 = a4 and b1 = a5 were sent along as committed, so that b2 continues them
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkcast.client.errors import (
+    ChunkcastError,
+    ChunkTimeout,
+    ObservationError,
+    PolicyOverloaded,
+    PolicyUnavailable,
+)
+from chunkcast.client.robot import ActionCheck, check_observation
+from chunkcast.client.wire import ActionChunk, Answer, Observation, Sent, encode_observation
+from chunkcast.v1 import policy_pb2 as pb
+
+Overlap = Literal["replace", "ensemble", "real-time-chunking"]
+Starvation = Literal["hold", "decelerate", "stop"]
+
+LATENCIES_KEPT = 10
+"""The estimate is the longest of the last few: a chunk that comes earlier costs nothing, a later one a jump."""
+
+ENSEMBLE_DECAY = 0.01
+"""Weights exp(-m i) of the chunks that know a tick, i = 0 for the oldest (ACT, Zhao et al. 2023, arXiv:2304.13705)."""
+
+
+@dataclass(frozen=True)
+class PlaybackConfig:
+    """How chunks are played. Checked against the policy by ``Playback``.
+
+    Attributes:
+        execute_steps: ticks from one request to the next, 1 to the horizon; ``None`` for what the policy advises.
+        overlap: what happens where a new chunk and the one being played know the same tick. ``replace`` switches;
+            ``ensemble`` averages; ``real-time-chunking`` sends the actions that will play while inference runs, for the
+            policy to continue (which it must have learned: ``ActionSpec.max_committed_steps``).
+        patience: the share of a control period that a tick may wait for a chunk that is due; then the robot plays on
+            from the old one.
+        starvation: what to play when no chunk knows the tick. ``hold`` repeats the last action, right for positions;
+            ``decelerate`` goes from it to ``rest_action``, right for velocities and displacements; ``stop`` fails.
+        max_starved_ticks: after so many such ticks in a row, fail: the robot is then stopped.
+        rest_action: the action that moves nothing; zeros by default.
+        simulated_delay: for simulations, whose time is their ticks: chunks are taken up exactly so many ticks after
+            their request, and waited for. ``None`` on a robot.
+    """
+
+    execute_steps: int | None = None
+    overlap: Overlap = "replace"
+    patience: float = 0.5
+    starvation: Starvation = "hold"
+    max_starved_ticks: int = 10
+    rest_action: Sequence[float] | None = None
+    simulated_delay: int | None = None
+
+
+class Playback:
+    """Chunks in, actions out.
+
+    Args:
+        spec: the policy's.
+        config: how to play.
+        timeout: seconds to wait for an episode's first chunk, and in simulations for every chunk.
+
+    Attributes:
+        at_border: the last action was the first in which a new chunk had a part.
+        starved_ticks: ticks of this episode that no chunk knew.
+
+    Raises:
+        ValueError: the configuration does not fit the policy.
+    """
+
+    def __init__(self, spec: pb.PolicySpec, config: PlaybackConfig, timeout: float) -> None:
+        self.spec, self._config, self._timeout = spec, config, timeout
+        action = spec.action
+        self._execute_steps = action.execute_steps if config.execute_steps is None else config.execute_steps
+        self._rest = np.zeros(len(action.elements), np.float32)
+        if config.rest_action is not None:
+            self._rest = np.asarray(config.rest_action, np.float32)
+        self._require_valid(config)
+        self.rate_hz = action.control_rate_hz
+        self._check_actions = ActionCheck(spec)
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self.begin_episode("")
+
+    def begin_episode(self, instruction: str, *, episode_id: str | None = None, noise_seed: int | None = None) -> str:
+        """Forget chunks and history; returns the episode's id, a random one by default."""
+        self._instruction, self._noise_seed = instruction, noise_seed
+        self.episode_id = episode_id or uuid.uuid4().hex
+        self._tick = -1
+        self._chunks: list[ActionChunk] = []
+        self._arrived: ActionChunk | None = None
+        self._pending: int | None = None  # the tick whose answer is awaited
+        self._sent_at = 0.0
+        self._not_before = -math.inf
+        self._last_request: int | None = None
+        self._history: deque[tuple[int, Observation]] = deque(maxlen=max(1, self.spec.observation_steps - 1))
+        self._resend = False
+        self._last_action: npt.NDArray[np.float32] | None = None
+        self._starved_for = self.starved_ticks = 0
+        self._reason: ChunkcastError | None = None
+        self._new_chunk = self.at_border = False
+        return self.episode_id
+
+    @property
+    def instruction(self) -> str:
+        """Of the episode."""
+        return self._instruction
+
+    def begin_tick(self, observation: Observation, now: float) -> list[pb.Observation]:
+        """The next tick, with what the robot observes; returns what is to be sent, in order.
+
+        Args:
+            now: monotonic seconds.
+
+        Raises:
+            RobotMismatch: the episode's first observation is not what the policy expects.
+        """
+        if self._tick < 0:
+            check_observation(self.spec, observation)
+        self._tick += 1
+        self._new_chunk = False
+        self._take_up()
+        messages: list[pb.Observation] = []
+        if self._wants_chunk(now):
+            if self._resend:
+                # The server has forgotten this episode: it gets the ticks that the policy is to see.
+                first = self._tick - self.spec.observation_steps + 1
+                seen = [(tick, past) for tick, past in self._history if tick >= first]
+                messages += [self._message(past, tick, history_only=True) for tick, past in seen]
+                self._resend = False
+            messages.append(self._request(observation, now))
+        elif self.spec.observation_steps > 1 and not self._resend:
+            messages.append(self._message(observation, self._tick, history_only=True))
+        if self.spec.observation_steps > 1:
+            self._history.append((self._tick, observation))
+        return messages
+
+    def seconds_to_wait(self, now: float) -> float:
+        """How long this tick may still wait for an answer: 0 if it need not."""
+        if self._pending is None and self._arrived is None:
+            return 0.0
+        if not self._chunks:
+            return max(0.0, self._sent_at + self._timeout - now) if self._pending is not None else 0.0
+        delay = self._config.simulated_delay
+        if delay is not None:
+            due = self._pending is not None and self._tick - self._pending >= delay
+            return max(0.0, self._sent_at + self._timeout - now) if due else 0.0
+        if self._pending == self._tick or self._rows_left() == 0:
+            return max(0.0, self._tick_began + self._config.patience / self.rate_hz - now)
+        return 0.0
+
+    def take(self, token: Sent, answer: Answer, now: float) -> float | None:
+        """An answer has arrived; returns the seconds that it took, if it is the chunk that was asked for last.
+
+        Raises:
+            UnsafeAction: the policy's answer was withheld, or its chunk is not within the specification.
+            ObservationError: the server refused an observation; the next tick asks again.
+        """
+        if token.history_only:
+            assert isinstance(answer, ObservationError)
+            raise answer
+        if token.step != self._pending:
+            return None  # of an episode or connection that is over
+        self._pending = None
+        if isinstance(answer, ActionChunk):
+            seconds = now - self._sent_at
+            self._latencies.append(seconds)
+            self._check_actions(answer)
+            self._arrived = answer
+            self._take_up()
+            return seconds
+        self._last_request = None
+        if isinstance(answer, ObservationError):
+            raise answer
+        if isinstance(answer, PolicyOverloaded):
+            self._not_before, self._reason = now + answer.retry_after, answer
+        return None
+
+    def disconnected(self, error: ChunkcastError) -> None:
+        """The connection is lost: what was asked for will not come."""
+        self._pending, self._last_request, self._reason = None, None, error
+        self._connected = False
+
+    def connected(self) -> None:
+        """There is a connection again, to a server that knows nothing of this episode."""
+        self._connected, self._resend = True, self._tick >= 0
+
+    def action(self) -> npt.NDArray[np.float32]:
+        """This tick's action, float32 ``[action size]``.
+
+        Raises:
+            ChunkTimeout, PolicyUnavailable, PolicyOverloaded: no chunk knows this tick, and the robot has held or
+                decelerated for as long as it may: stop it.
+        """
+        action = self._planned()
+        self.at_border = self._new_chunk and self._last_action is not None
+        if action is None:
+            action = self._starved()
+        else:
+            self._starved_for = 0
+        self._last_action = action
+        return action
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether this episode has had a chunk."""
+        return bool(self._chunks)
+
+    @property
+    def latency(self) -> float:
+        """Seconds from a request to its chunk, as expected of the next; 0 before the first."""
+        return max(self._latencies, default=0.0)
+
+    def _require_valid(self, config: PlaybackConfig) -> None:
+        action = self.spec.action
+        if not 1 <= self._execute_steps <= action.horizon:
+            raise ValueError(
+                f"execute_steps is {config.execute_steps}, expected 1 to {action.horizon}, the policy's horizon"
+            )
+        if not self._timeout > 0.0:
+            raise ValueError(f"timeout is {self._timeout}, expected seconds above 0")
+        if config.overlap == "real-time-chunking" and not action.max_committed_steps:
+            raise ValueError(
+                f"{self.spec.name} has not learned to continue committed actions (max_committed_steps is 0); train it "
+                "with --max-committed-steps, or play it with overlap='replace' or 'ensemble'"
+            )
+        if self._rest.shape != (len(action.elements),) or not np.isfinite(self._rest).all():
+            expected = f"[{len(action.elements)}], finite"
+            raise ValueError(f"rest_action has shape {list(self._rest.shape)}, expected {expected}")
+        if config.max_starved_ticks < 0 or not 0.0 <= config.patience <= 1.0:
+            raise ValueError(
+                f"max_starved_ticks is {config.max_starved_ticks} and patience {config.patience}, expected 0 or more "
+                "and 0 to 1"
+            )
+        delay = config.simulated_delay
+        if delay is not None and not 0 <= delay <= action.horizon - self._execute_steps:
+            raise ValueError(
+                f"simulated_delay is {delay}, expected 0 to {action.horizon - self._execute_steps}: the horizon of "
+                f"{action.horizon} less the {self._execute_steps} steps that are executed of each chunk"
+            )
+
+    def _wants_chunk(self, now: float) -> bool:
+        self._tick_began = now
+        if not self._connected or self._pending is not None or self._arrived is not None or now < self._not_before:
+            return False
+        if self._last_request is None:
+            return True
+        # In time, even where a chunk takes longer than the ticks that are to be executed of it.
+        runs_out = self._rows_left() <= self._delay_ticks() + 1
+        return self._tick - self._last_request >= self._execute_steps or (
+            runs_out and self._config.simulated_delay is None
+        )
+
+    def _request(self, observation: Observation, now: float) -> pb.Observation:
+        self._pending = self._last_request = self._tick
+        self._sent_at = now
+        committed = None
+        if self._config.overlap == "real-time-chunking" and self._chunks:
+            count = min(self._delay_ticks(), self.spec.action.max_committed_steps, self._rows_left())
+            committed = np.array([self._mean(self._tick + i) for i in range(count)], np.float32) if count else None
+        deadline = None
+        if self._config.simulated_delay is None:
+            # A chunk whose last tick has passed is of no use.
+            deadline = self.spec.action.horizon / self.rate_hz
+        return self._message(observation, self._tick, deadline=deadline, committed_actions=committed)
+
+    def _message(
+        self,
+        observation: Observation,
+        tick: int,
+        *,
+        history_only: bool = False,
+        deadline: float | None = None,
+        committed_actions: npt.NDArray[np.float32] | None = None,
+    ) -> pb.Observation:
+        return encode_observation(
+            observation,
+            episode_id=self.episode_id,
+            step=tick,
+            instruction=self._instruction,
+            noise_seed=self._noise_seed,
+            history_only=history_only,
+            deadline=deadline,
+            committed_actions=committed_actions,
+        )
+
+    def _delay_ticks(self) -> int:
+        """Ticks that will be played from the old chunk before a chunk that is asked for now is there."""
+        if self._config.simulated_delay is not None:
+            return self._config.simulated_delay
+        ticks = self.latency * self.rate_hz
+        return 0 if ticks <= self._config.patience else math.ceil(ticks)
+
+    def _take_up(self) -> None:
+        """Let an arrived chunk take part, from its row for this tick on; rows before it are late and discarded."""
+        chunk, delay = self._arrived, self._config.simulated_delay
+        if chunk is None or (delay is not None and self._chunks and self._tick - chunk.step < delay):
+            return
+        self._arrived = None
+        if self._tick - chunk.step >= len(chunk.actions):
+            self._last_request = None  # all of it is late: ask again
+            return
+        kept = self._chunks if self._config.overlap == "ensemble" else []
+        self._chunks = [old for old in kept if self._tick - old.step < len(old.actions)] + [chunk]
+        self._new_chunk = True
+
+    def _rows_left(self) -> int:
+        """Ticks from this one on that the newest chunk knows."""
+        if not self._chunks:
+            return 0
+        newest = self._chunks[-1]
+        return max(0, newest.step + len(newest.actions) - self._tick)
+
+    def _planned(self) -> npt.NDArray[np.float32] | None:
+        return self._mean(self._tick) if self._rows_left() else None
+
+    def _mean(self, tick: int) -> npt.NDArray[np.float32]:
+        """The chunks' action for ``tick``, averaged where several take part."""
+        rows = [chunk.actions[tick - chunk.step] for chunk in self._chunks if tick - chunk.step < len(chunk.actions)]
+        if len(rows) == 1:
+            only: npt.NDArray[np.float32] = rows[0]
+            return only
+        weights = np.exp(-ENSEMBLE_DECAY * np.arange(len(rows)))
+        mean: npt.NDArray[np.float32] = np.average(rows, axis=0, weights=weights).astype(np.float32)
+        return mean
+
+    def _starved(self) -> npt.NDArray[np.float32]:
+        self._starved_for += 1
+        self.starved_ticks += 1
+        last, most = self._last_action, self._config.max_starved_ticks
+        if last is None or self._config.starvation == "stop" or self._starved_for > most:
+            raise self._starvation_error()
+        if self._config.starvation == "hold":
+            return last
+        # From the last action to rest in equal steps, the last of them at the last tick that may be starved.
+        left = most - self._starved_for + 1
+        slowed: npt.NDArray[np.float32] = last + (self._rest - last) / np.float32(left)
+        return slowed
+
+    def _starvation_error(self) -> ChunkcastError:
+        after = f"no chunk for tick {self._tick} after {self._starved_for} ticks without one"
+        reason = self._reason
+        if reason is None:
+            return ChunkTimeout(f"{after}: no answer in time")
+        if isinstance(reason, PolicyOverloaded):
+            return PolicyOverloaded(f"{after}: {reason}", reason.retry_after)
+        kind = type(reason) if isinstance(reason, PolicyUnavailable) else PolicyUnavailable
+        return kind(f"{after}: {reason}")
+
+    _connected = True
+    _tick_began = 0.0

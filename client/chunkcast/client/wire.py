@@ -1,0 +1,225 @@
+"""From arrays to the contract's messages and back, and which answer belongs to which observation.
+
+Both faces of the client, blocking and asyncio, are made of this; nothing here sends or waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from chunkcast.client.errors import (
+    ChunkcastError,
+    ChunkTimeout,
+    ObservationError,
+    PolicyNotFound,
+    PolicyOverloaded,
+    PolicyUnavailable,
+    UnsafeAction,
+)
+from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.tensors import TensorError, decode_tensor, encode_tensor
+
+Observation = Mapping[str, npt.NDArray[Any]]
+"""One array for each of the policy's observation entries, by key, in physical units."""
+
+MAX_EPISODE_ID_LENGTH = 128
+"""The server's limit."""
+
+RETRY_TRAILER = "grpc-retry-pushback-ms"
+"""gRPC's own name for how long a client should wait before it tries again."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A robot alone in its process gains nothing from the address-wide pool of connections.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A robot and its server share a network; a proxy for the web is not between them.
+    ("grpc.enable_http_proxy", 0),
+    # gRPC's own limit of two minutes would leave a robot without a server that is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+)
+
+
+class ActionChunk(NamedTuple):
+    """Actions for consecutive control ticks.
+
+    Attributes:
+        step: the tick of the observation that this answers; row ``i`` belongs to tick ``step + i``.
+        actions: float32 ``[horizon, action size]``, physical units, read-only.
+        policy_version: which version answered.
+        server_seconds: from the observation's arrival at the server to the reply's departure.
+        inference_seconds: the part of it that the network took.
+        batch_size: observations that were computed together, this one included.
+    """
+
+    step: int
+    actions: npt.NDArray[np.float32]
+    policy_version: str
+    server_seconds: float
+    inference_seconds: float
+    batch_size: int = 1
+
+
+class Dropped(NamedTuple):
+    """The server computed no chunk for an observation, because it would have been of no use.
+
+    Attributes:
+        step: the observation's tick.
+        reason: ``newer_observation`` or ``deadline``.
+    """
+
+    step: int
+    reason: str
+
+
+Answer = ActionChunk | Dropped | ObservationError | PolicyOverloaded
+"""What a server says of one observation."""
+
+
+class Sent(NamedTuple):
+    """An observation that was sent, as a token to know its answer by."""
+
+    step: int
+    history_only: bool
+
+
+class AnswerOrder:
+    """Which observation an answer belongs to: answers come in order, one to each observation, and to one that was
+    history only if it was refused.
+    """
+
+    def __init__(self) -> None:
+        self._sent: deque[Sent] = deque()
+
+    def sent(self, observation: pb.Observation) -> Sent:
+        """Note that ``observation`` goes out."""
+        token = Sent(observation.step, observation.history_only)
+        self._sent.append(token)
+        return token
+
+    def answered(self, response: pb.StreamActionsResponse) -> Sent:
+        """What ``response`` answers.
+
+        Raises:
+            PolicyUnavailable: nothing; the stream cannot be relied on.
+        """
+        while self._sent:
+            token = self._sent.popleft()
+            refused = response.HasField("error") and response.error.step == token.step
+            if not token.history_only or refused:
+                return token
+        raise PolicyUnavailable("the server sent an answer to nothing; open another stream")
+
+
+def encode_observation(
+    observation: Observation,
+    *,
+    episode_id: str = "",
+    step: int = 0,
+    instruction: str = "",
+    noise_seed: int | None = None,
+    history_only: bool = False,
+    deadline: float | None = None,
+    committed_actions: npt.NDArray[np.float32] | None = None,
+) -> pb.Observation:
+    """An observation as a message.
+
+    Raises:
+        ValueError: the episode's id is too long, or the step or seed not of 64 bits.
+        TensorError: an array's dtype is not on the wire.
+    """
+    if len(episode_id) > MAX_EPISODE_ID_LENGTH:
+        raise ValueError(f"episode_id has {len(episode_id)} characters, expected at most {MAX_EPISODE_ID_LENGTH}")
+    return pb.Observation(
+        episode_id=episode_id,
+        step=step,
+        tensors={key: encode_tensor(array) for key, array in observation.items()},
+        instruction=instruction,
+        history_only=history_only,
+        noise_seed=noise_seed,
+        deadline=deadline,
+        committed_actions=None if committed_actions is None else encode_tensor(committed_actions),
+    )
+
+
+def decode_answer(response: pb.StreamActionsResponse) -> Answer:
+    """A stream's response as an answer.
+
+    Raises:
+        UnsafeAction: it is a chunk whose actions are not finite float32 ``[horizon, action size]``.
+    """
+    kind = response.WhichOneof("response")
+    if kind == "chunk":
+        return decode_chunk(response.chunk)
+    if kind == "dropped":
+        name = pb.DropReason.Name(response.dropped.reason) if response.dropped.reason in pb.DropReason.values() else ""
+        return Dropped(response.dropped.step, name.removeprefix("DROP_REASON_").lower())
+    error = response.error
+    if error.code == pb.ERROR_CODE_OVERLOADED:
+        return PolicyOverloaded(error.message, error.retry_after)
+    unsafe = error.code == pb.ERROR_CODE_UNSAFE_ACTION
+    return (UnsafeAction if unsafe else ObservationError)(error.code, error.message)
+
+
+def decode_chunk(chunk: pb.ActionChunk) -> ActionChunk:
+    """A chunk from its message.
+
+    Raises:
+        UnsafeAction: its actions are not finite float32 ``[horizon, action size]``.
+    """
+    return ActionChunk(
+        step=chunk.step,
+        actions=_actions(chunk.actions),
+        policy_version=chunk.policy_version,
+        server_seconds=chunk.timings.total,
+        inference_seconds=chunk.timings.inference,
+        batch_size=chunk.batch_size,
+    )
+
+
+def error_of(error: grpc.RpcError) -> ChunkcastError:
+    """GRPC's error, blocking or asyncio, as this package's."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        code, details, trailers = error.code(), error.details(), error.trailing_metadata()
+    else:
+        assert isinstance(error, grpc.Call)
+        code, details, trailers = error.code(), error.details(), error.trailing_metadata()
+    details = details or "no details"
+    if code == grpc.StatusCode.NOT_FOUND:
+        return PolicyNotFound(details)
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ChunkTimeout(details)
+    if code == grpc.StatusCode.ABORTED:
+        return UnsafeAction(pb.ERROR_CODE_UNSAFE_ACTION, details)
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        return ObservationError(pb.ERROR_CODE_BAD_REQUEST, details)
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        pushback = dict(trailers or ()).get(RETRY_TRAILER, "")
+        return PolicyOverloaded(details, int(pushback) / 1e3 if str(pushback).isdigit() else 0.0)
+    return PolicyUnavailable(f"{code.name.lower() if code else 'unknown'}: {details}")
+
+
+def _actions(tensor: pb.Tensor) -> npt.NDArray[np.float32]:
+    """Decoded actions, checked once more: what reaches a robot is finite and has two axes.
+
+    Raises:
+        UnsafeAction: they are not.
+    """
+    try:
+        actions = decode_tensor(tensor)
+    except TensorError as error:
+        raise UnsafeAction(pb.ERROR_CODE_UNSAFE_ACTION, f"the server's actions cannot be read: {error}") from None
+    if actions.ndim != 2 or actions.dtype != np.float32 or not np.isfinite(actions).all():
+        raise UnsafeAction(
+            pb.ERROR_CODE_UNSAFE_ACTION,
+            f"the server sent {actions.dtype} actions of shape {actions.shape}, expected finite float32 "
+            "[horizon, action size]; nothing was executed",
+        )
+    return actions
