@@ -5,13 +5,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS_VENV ?= .venv-peers
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 BUNDLE ?= policies/metaworld-six
 EPISODES ?= 20
 TASKS ?=
 
-.PHONY: help demo test lint types pytest format proto proto-breaking bench evaluate policy clean
+.PHONY: help demo test lint types pytest format proto proto-breaking bench peers evaluate policy clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -42,8 +43,17 @@ proto: $(VENV)/.dev ## regenerate the stubs from the .proto files
 proto-breaking: $(VENV)/.dev ## compare the contract with the main branch's
 	cd proto && ../$(BIN)/buf breaking --against '../.git#branch=main,subdir=proto'
 
-bench: $(VENV)/.dev ## chunk time over gRPC beside a bare session.run, in one run
-	$(BIN)/python benchmarks/one_stream.py --bundle $(BUNDLE) --json docs/results/one-stream.json
+bench: $(VENV)/.dev ## serving beside a bare session.run: one robot, 32, a large policy, a slow one (10 min)
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+soak: $(VENV)/.dev ## 64 robots at 20 Hz, and 1,000 reloads under load (6 min)
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+delays: $(VENV)/.demo ## success and jumps with injected inference delays, 100 episodes a task (20 min)
+	$(BIN)/python -m benchmarks.real_time_chunking $(ARGS)
+
+peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and eager torch, 1, 8 and 32 robots; ARGS are passed on
+	$(BIN)/python -m benchmarks.peers --bundle $(BUNDLE) --peers-venv $(PEERS_VENV) --json docs/results/peers.json $(ARGS)
 
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
@@ -54,7 +64,7 @@ policy: $(VENV)/.dev ## collect, train and export the shipped policy anew, into 
 	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six
 
 clean: ## remove what these commands made
-	rm -rf $(VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # pip is made last: a venv that could not be completed has none.
 $(BIN)/pip:
@@ -68,4 +78,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing everything into $(VENV) ..."
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+# openpi-client needs numpy 1, which nothing else here has; it imports typing_extensions without asking for it.
+$(PEERS_VENV)/.done:
+	$(PYTHON) -m venv --clear $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check openpi-client==0.1.2 typing_extensions
 	@touch $@

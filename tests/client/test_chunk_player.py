@@ -18,16 +18,18 @@ from chunkcast.client import (
     ChunkPlayer,
     ChunkTimeout,
     ObservationError,
+    PlaybackConfig,
     PolicyClient,
     PolicyUnavailable,
     RobotMismatch,
     UnsafeAction,
 )
+from chunkcast.client.private_server import PrivateServer
 from chunkcast.client.robot import ActionCheck
-from chunkcast.client.sim.private_server import PrivateServer
+from chunkcast.training.export.bundle_writer import write_bundle
 from chunkcast.v1 import policy_pb2 as pb
 from tests.conftest import ServeBundle
-from tests.handmade_bundle import HISTORY, STATE_KEY, STATE_SIZE, echo_spec, write_echo_bundle
+from tests.handmade_bundle import HISTORY, STATE_KEY, STATE_SIZE, echo_graph, echo_spec, write_echo_bundle
 
 
 class CountingRobot:
@@ -54,13 +56,17 @@ def client(echo_server: PrivateServer) -> Iterator[PolicyClient]:
         yield client
 
 
+# Waits for every chunk, however long it takes: what is played does not depend on this machine's speed.
+WAITING = PlaybackConfig(simulated_delay=0)
+
+
 @pytest.mark.parametrize("execute_steps", [1, 2, 3])
 def test_a_chunk_is_asked_for_every_execute_steps_ticks(client: PolicyClient, execute_steps: int) -> None:
     chunks: list[ActionChunk] = []
-    player = ChunkPlayer(client, execute_steps=execute_steps, on_chunk=lambda chunk, seconds: chunks.append(chunk))
-    with player:
+    config = PlaybackConfig(execute_steps=execute_steps, simulated_delay=0)
+    with ChunkPlayer(client, config=config, on_chunk=lambda chunk, seconds: chunks.append(chunk)) as player:
         summary = player.run(CountingRobot(), "left", max_ticks=12, rate_hz=1000.0)
-    assert summary.ticks == 12
+    assert (summary.ticks, summary.starved_ticks) == (12, 0)
     assert [chunk.step for chunk in chunks] == list(range(0, 12, execute_steps))
     # The policy saw every tick, though it was asked only at some: the player sends the ones in between as history.
     assert [[row[0] for row in chunk.actions] for chunk in chunks[2:]] == [
@@ -70,14 +76,14 @@ def test_a_chunk_is_asked_for_every_execute_steps_ticks(client: PolicyClient, ex
 
 def test_row_i_of_a_chunk_is_played_at_tick_step_plus_i(client: PolicyClient) -> None:
     robot = CountingRobot()
-    with ChunkPlayer(client, execute_steps=3) as player:
+    with ChunkPlayer(client, config=PlaybackConfig(execute_steps=3, simulated_delay=0)) as player:
         player.run(robot, "left", max_ticks=6, rate_hz=1000.0)
     # Chunks echo the history: at tick 0 [0, 0, 0], at tick 3 [1, 2, 3].
     assert robot.acted == [0, 0, 0, 1, 2, 3]
 
 
 def test_an_episode_begins_without_history(client: PolicyClient) -> None:
-    with ChunkPlayer(client) as player:
+    with ChunkPlayer(client, config=WAITING) as player:
         player.run(CountingRobot(), "left", max_ticks=5, rate_hz=1000.0)
         robot = CountingRobot()
         player.run(robot, "right", max_ticks=2, rate_hz=1000.0)
@@ -107,7 +113,7 @@ def test_a_robot_that_does_not_fit_is_told_before_it_moves(
             player.next_action(observation)
 
 
-def test_the_robot_is_stopped_when_the_server_dies(serve_bundle: ServeBundle, tmp_path: Path) -> None:
+def test_a_robot_without_a_server_holds_and_is_then_stopped(serve_bundle: ServeBundle, tmp_path: Path) -> None:
     server = serve_bundle(write_echo_bundle(tmp_path / "echo"))
     robot = CountingRobot()
 
@@ -117,17 +123,20 @@ def test_the_robot_is_stopped_when_the_server_dies(serve_bundle: ServeBundle, tm
             server.process.wait()
         return False
 
+    config = PlaybackConfig(max_starved_ticks=5)
     with (
         PolicyClient(server.address) as client,
-        ChunkPlayer(client) as player,
-        pytest.raises(PolicyUnavailable),
+        ChunkPlayer(client, config=config) as player,
+        pytest.raises(PolicyUnavailable, match="after 6 ticks without one: unavailable"),
     ):
-        player.run(robot, "left", max_ticks=100, until=kill_at_tick_4, rate_hz=1000.0)
+        player.run(robot, "left", max_ticks=1000, until=kill_at_tick_4, rate_hz=100.0)
     assert robot.stops == 1
-    assert len(robot.acted) == 4
+    # What was left of the chunk, then five times its last action.
+    assert 4 + 5 <= len(robot.acted) <= 4 + HISTORY + 5
+    assert len(set(robot.acted[-6:])) == 1
 
 
-def test_the_robot_is_stopped_when_the_server_hangs(serve_bundle: ServeBundle, tmp_path: Path) -> None:
+def test_a_robot_whose_server_hangs_is_stopped(serve_bundle: ServeBundle, tmp_path: Path) -> None:
     server = serve_bundle(write_echo_bundle(tmp_path / "echo"))
     robot = CountingRobot()
 
@@ -139,14 +148,47 @@ def test_the_robot_is_stopped_when_the_server_hangs(serve_bundle: ServeBundle, t
     try:
         with (
             PolicyClient(server.address) as client,
-            ChunkPlayer(client, timeout=0.2) as player,
-            pytest.raises(ChunkTimeout, match="no answer in time"),
+            ChunkPlayer(client, config=PlaybackConfig(starvation="stop")) as player,
+            pytest.raises(ChunkTimeout, match="after 1 ticks without one: no answer in time"),
         ):
-            player.run(robot, "left", max_ticks=100, until=freeze_at_tick_4, rate_hz=1000.0)
+            player.run(robot, "left", max_ticks=1000, until=freeze_at_tick_4, rate_hz=100.0)
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
     assert robot.stops == 1
-    assert len(robot.acted) == 4
+    assert 4 <= len(robot.acted) <= 4 + HISTORY
+
+
+def test_an_episode_goes_on_over_a_restart_without_a_tick_twice_or_missing(
+    serve_bundle: ServeBundle, tmp_path: Path
+) -> None:
+    bundle = write_echo_bundle(tmp_path / "echo")
+    first = serve_bundle(bundle)
+    robot = CountingRobot()
+    chunks: list[ActionChunk] = []
+    restarted_after: list[int] = []
+
+    def restart_at_tick_30() -> bool:
+        if len(robot.acted) == 30 and not restarted_after:
+            first.process.kill()
+            first.process.wait()
+            restarted_after.append(len(chunks))
+            serve_bundle(bundle, "--listen", first.address)
+        return len(chunks) >= restarted_after[0] + 10 if restarted_after else False
+
+    config = PlaybackConfig(max_starved_ticks=1000)
+    with (
+        PolicyClient(first.address) as client,
+        ChunkPlayer(client, config=config, on_chunk=lambda chunk, seconds: chunks.append(chunk)) as player,
+    ):
+        summary = player.run(robot, "left", max_ticks=2000, until=restart_at_tick_30, rate_hz=100.0)
+    assert robot.stops == 1
+    assert summary.ticks == len(robot.acted)
+    steps = [chunk.step for chunk in chunks]
+    assert steps == sorted(set(steps)), "a tick was asked for twice"
+    assert steps[-1] > 30
+    # The new server knows what the robot saw before it was there: the echo's rows are the ticks themselves.
+    for chunk in chunks[1:]:
+        assert [row[0] for row in chunk.actions] == [chunk.step - 2, chunk.step - 1, chunk.step]
 
 
 def test_a_late_answer_is_not_taken_for_the_next_one(serve_bundle: ServeBundle, tmp_path: Path) -> None:
@@ -185,7 +227,7 @@ def test_a_refused_memory_is_told_by_the_next_request(client: PolicyClient) -> N
 
 def test_the_robot_is_stopped_at_the_end_of_a_run(client: PolicyClient) -> None:
     robot = CountingRobot()
-    with ChunkPlayer(client) as player:
+    with ChunkPlayer(client, config=WAITING) as player:
         player.run(robot, "left", max_ticks=3, rate_hz=1000.0)
     assert robot.stops == 1
 
@@ -193,7 +235,7 @@ def test_the_robot_is_stopped_at_the_end_of_a_run(client: PolicyClient) -> None:
 def test_a_player_goes_on_with_the_next_episode_after_a_restart(serve_bundle: ServeBundle, tmp_path: Path) -> None:
     bundle = write_echo_bundle(tmp_path / "echo")
     first = serve_bundle(bundle)
-    with PolicyClient(first.address) as client, ChunkPlayer(client) as player:
+    with PolicyClient(first.address) as client, ChunkPlayer(client, config=WAITING) as player:
         player.run(CountingRobot(), "left", max_ticks=2, rate_hz=1000.0)
         first.process.kill()
         first.process.wait()
@@ -206,17 +248,26 @@ def test_a_player_goes_on_with_the_next_episode_after_a_restart(serve_bundle: Se
     assert len(robot.acted) == 2
 
 
-def test_a_player_does_not_play_another_version(serve_bundle: ServeBundle, tmp_path: Path) -> None:
-    first = serve_bundle(write_echo_bundle(tmp_path / "1", version="1", name="echo"))
-    with PolicyClient(first.address) as client, ChunkPlayer(client) as player:
+@pytest.mark.parametrize("same_contract", [True, False])
+def test_another_version_is_played_if_its_contract_is_the_same(
+    serve_bundle: ServeBundle, tmp_path: Path, same_contract: bool
+) -> None:
+    first = serve_bundle(write_echo_bundle(tmp_path / "1", version="1"))
+    robot = CountingRobot()
+    with PolicyClient(first.address) as client, ChunkPlayer(client, config=WAITING, timeout=20.0) as player:
         first.process.kill()
         first.process.wait()
-        serve_bundle(write_echo_bundle(tmp_path / "2", version="2", name="echo"), "--listen", first.address)
-        client.wait_until_ready(20)
-        robot = CountingRobot()
-        with pytest.raises(PolicyUnavailable, match="echo is now version 2; this player was made for version 1"):
+        spec = echo_spec(version="2")
+        if not same_contract:
+            spec.action.elements[0].high *= 2.0
+        write_bundle(tmp_path / "2", echo_graph(), spec, overwrite=False)
+        serve_bundle(tmp_path / "2", "--listen", first.address)
+        if same_contract:
             player.run(robot, "left", max_ticks=2, rate_hz=1000.0)
-    assert robot.acted == []
+        else:
+            with pytest.raises(RobotMismatch, match="echo is now version 2 with another contract: action elements"):
+                player.run(robot, "left", max_ticks=2, rate_hz=1000.0)
+    assert len(robot.acted) == (2 if same_contract else 0)
     assert robot.stops == 1
 
 

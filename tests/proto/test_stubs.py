@@ -11,9 +11,7 @@ import pytest
 
 PROTO = Path(__file__).resolve().parents[2] / "proto"
 GENERATED = [
-    f"{proto}_{kind}"
-    for proto in ("policy", "admin")
-    for kind in ("pb2.py", "pb2.pyi", "pb2_grpc.py", "pb2_grpc.pyi")
+    f"{proto}_{kind}" for proto in ("policy", "admin") for kind in ("pb2.py", "pb2.pyi", "pb2_grpc.py", "pb2_grpc.pyi")
 ]
 
 

@@ -14,7 +14,7 @@ from chunkcast.server.engine import Engine
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.cli import ExportConfig, export_command
-from chunkcast.training.export.ddim_graph import onnx_graph
+from chunkcast.training.export.ddim_graph import DdimGraph, onnx_graph
 from chunkcast.training.export.parity import verify_parity
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, sampling_scheduler
 from chunkcast.training.train_config import TrainConfig
@@ -41,6 +41,25 @@ def test_graph_equals_diffusers_ddim(policy: DiffusionPolicy, prediction_type: s
     assert verify_parity(onnx_graph(policy, scheduler), policy, scheduler) < 1e-3
 
 
+def test_committed_actions_come_back_as_the_chunks_first_rows(policy: DiffusionPolicy) -> None:
+    config, scheduler = policy.config, sampling_scheduler(policy.config, 2)
+    graph = DdimGraph(policy, scheduler)
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(3, config.observation_steps, config.state_size, generator=generator)
+    instruction = torch.eye(len(config.instructions))[[0, 1, 0]]
+    noise = torch.randn(3, config.horizon, config.action_size, generator=generator)
+    prefix = torch.rand(3, config.horizon, config.action_size, generator=generator) * 2 - 1
+    lengths = torch.tensor([0, 1, config.max_committed_steps])
+    with torch.no_grad():
+        actions = graph(state, instruction, noise, prefix, lengths)
+        free = graph(state, instruction, noise, prefix * 0.5, lengths * 0)
+    for row, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(actions[row, :length], prefix[row, :length])
+    # What is committed decides what follows; where nothing is, the prefix is not looked at.
+    torch.testing.assert_close(actions[0], free[0])
+    assert (actions[2, config.max_committed_steps :] - free[2, config.max_committed_steps :]).abs().max() > 1e-3
+
+
 def test_a_graph_that_differs_is_refused(policy: DiffusionPolicy) -> None:
     scheduler = sampling_scheduler(policy.config, 2)
     graph = onnx_graph(policy, scheduler)
@@ -56,13 +75,13 @@ def test_a_bundle_is_what_the_server_reads(small_run: Path, small_config: TrainC
     bundle = read_bundle(out)
     engine = Engine(bundle)
     engine.warm_up()
-    engine.close()
     spec, run = bundle.spec, read_checkpoint(small_run / LAST_CHECKPOINT).run
     assert (spec.name, spec.description) == ("small", "for a test")
     assert spec.version == spec.files[0].sha256[:12]
     assert spec.sampler.evaluations == 3
     assert [instruction.text for instruction in spec.instructions] == ["drawer-close-v3", "pick-place-v3"]
     assert (spec.action.horizon, spec.action.execute_steps) == (16, 4)
+    assert spec.action.max_committed_steps == small_config.max_committed_steps == 8
     assert (spec.observation_steps, spec.action.control_rate_hz) == (2, 80.0)
     element = spec.observations[0].elements[2]
     assert (element.name, element.unit) == ("hand_z", "m")

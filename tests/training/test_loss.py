@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 import torch
 
-from chunkcast.training.loss import denoising_loss, timestep_weights
+from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoising_loss, timestep_weights
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, PredictionType, training_noise_scheduler
 from chunkcast.training.windows import Batch
 
@@ -25,6 +25,7 @@ def policy(prediction_type: str) -> DiffusionPolicy:
         blocks=1,
         prediction_type=cast(PredictionType, prediction_type),
         train_timesteps=100,
+        max_committed_steps=3,
     )
     torch.manual_seed(0)
     made = DiffusionPolicy(
@@ -38,7 +39,12 @@ def batch(size: int = 6) -> Batch:
     mask = torch.ones(size, 4)
     mask[0, 2:] = 0.0
     actions = torch.stack([torch.rand(size, 4) * 2 - 1, torch.rand(size, 4) * 40 - 10], -1)
-    return Batch(torch.randn(size, 1, 3), torch.eye(2)[torch.arange(size) % 2], actions, mask)
+    executed = (actions + torch.randn(size, 4, 2) * 0.1).clamp(-1.0, 1.0)
+    return Batch(torch.randn(size, 1, 3), torch.eye(2)[torch.arange(size) % 2], actions, executed, mask, mask * 0.0)
+
+
+def nothing_committed(size: int = 6) -> torch.Tensor:
+    return torch.zeros(size, dtype=torch.int64)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -46,12 +52,12 @@ def test_noise_mse_is_that_of_the_implied_noise(prediction_type: str) -> None:
     made, scheduler = policy(prediction_type), training_noise_scheduler(policy(prediction_type).config)
     windows = batch()
     timestep, noise = torch.tensor([0, 5, 20, 50, 80, 99]), torch.randn(6, 4, 2)
-    loss = denoising_loss(made, scheduler, windows, timestep, noise)
+    loss = denoising_loss(made, scheduler, windows, timestep, noise, nothing_committed())
 
     clean = made.normalize_actions(windows.actions)
     abar = scheduler.alphas_cumprod[timestep][:, None, None]
     noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
-    prediction = made(noisy, timestep, made.condition(windows.state, windows.instruction))
+    prediction = made(noisy, timestep, made.condition(windows.state, windows.instruction), torch.zeros(6, 4))
     is_noise = prediction_type == "epsilon"
     noise_hat = prediction if is_noise else (noisy - abar.sqrt() * prediction) / (1 - abar).sqrt()
     squared = ((noise_hat - noise) ** 2).mean(-1)
@@ -65,18 +71,48 @@ def test_masked_actions_do_not_count() -> None:
     timestep, noise = torch.full((6,), 99), torch.randn(6, 4, 2)
     # At the last timestep the noisy chunk is noise alone, so the network cannot see the actions that are changed.
     scheduler.alphas_cumprod[99] = 0.0
-    before = denoising_loss(made, scheduler, windows, timestep, noise).objective
+    before = denoising_loss(made, scheduler, windows, timestep, noise, nothing_committed()).objective
     windows.actions[0, 2:] = 0.123
-    torch.testing.assert_close(denoising_loss(made, scheduler, windows, timestep, noise).objective, before)
+    torch.testing.assert_close(
+        denoising_loss(made, scheduler, windows, timestep, noise, nothing_committed()).objective, before
+    )
     windows.actions[0, 1] = 0.123
-    assert denoising_loss(made, scheduler, windows, timestep, noise).objective[0] != before[0]
+    assert denoising_loss(made, scheduler, windows, timestep, noise, nothing_committed()).objective[0] != before[0]
+
+
+def test_committed_actions_are_given_and_do_not_count() -> None:
+    made, scheduler = policy("sample"), training_noise_scheduler(policy("sample").config)
+    windows = batch()
+    timestep, noise = torch.full((6,), 50), torch.randn(6, 4, 2)
+    prefix_length = torch.tensor([0, 1, 2, 3, 3, 0])
+    seen: list[torch.Tensor] = []
+    made.denoiser.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    loss = denoising_loss(made, scheduler, windows, timestep, noise, prefix_length)
+    executed = made.normalize_actions(windows.executed)
+    for window, length in enumerate(prefix_length.tolist()):
+        torch.testing.assert_close(seen[0][window, :length], executed[window, :length])
+    # Other noise on what is committed changes nothing.
+    noise[3, :3] += 1.0
+    again = denoising_loss(made, scheduler, windows, timestep, noise, prefix_length)
+    torch.testing.assert_close(again.objective, loss.objective)
+
+
+def test_what_is_committed_is_continued_smoothly_back_to_the_expert() -> None:
+    clean = torch.zeros(2, 4, 1)
+    executed = torch.tensor([[0.3, 0.5, 0.9, 0.9], [0.5, 0.5, 0.5, 0.5]])[..., None]
+    continued = continued_chunk(clean, executed, torch.tensor([2, 0]))[..., 0]
+    decay = CONTINUATION_DECAY
+    torch.testing.assert_close(continued[0], torch.tensor([0.3, 0.5, 0.5 * decay, 0.5 * decay**2]))
+    assert continued[1].tolist() == [0, 0, 0, 0]
 
 
 def test_predicting_no_noise_scores_one() -> None:
     """What the seed's bands called acceptable (1 to 2) is worse than this untrained zero."""
     made, scheduler = policy("epsilon"), training_noise_scheduler(policy("epsilon").config)
     torch.nn.init.zeros_(made.denoiser.chunk_out.weight)
-    loss = denoising_loss(made, scheduler, batch(4096), torch.randint(100, (4096,)), torch.randn(4096, 4, 2))
+    loss = denoising_loss(
+        made, scheduler, batch(4096), torch.randint(100, (4096,)), torch.randn(4096, 4, 2), nothing_committed(4096)
+    )
     assert float(loss.noise_mse.mean()) == pytest.approx(1.0, abs=0.03)
 
 

@@ -16,10 +16,13 @@ TASKS = ("a", "a", "b", "b")
 
 @pytest.fixture
 def demonstrations() -> Demonstrations:
-    """Episodes whose state and action are 100 x episode + tick."""
+    """Episodes whose state and action are 100 x episode + tick; what was executed differs at each tick 2."""
     index = np.repeat(np.arange(len(LENGTHS), dtype=np.int32), LENGTHS)
     values = np.concatenate([100 * e + np.arange(length) for e, length in enumerate(LENGTHS)]).astype(np.float32)
-    return Demonstrations(values[:, None], values[:, None], index, TASKS, (0, 1, 0, 1), {"sha256": ""})
+    executed = np.where(values % 100 == 2, values + 0.5, values).astype(np.float32)
+    return Demonstrations(
+        values[:, None], values[:, None], executed[:, None], index, TASKS, (0, 1, 0, 1), {"sha256": ""}
+    )
 
 
 def windows(demonstrations: Demonstrations, episodes: list[int]) -> Windows:
@@ -37,6 +40,28 @@ def test_history_and_future_stay_within_the_episode(demonstrations: Demonstratio
     assert batch.actions[..., 0].tolist() == [[100, 101, 102, 102], [102] * 4, [200, 201, 202, 203]]
     assert batch.mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
     assert batch.instruction.tolist() == [[1, 0], [1, 0], [0, 1]]
+
+
+def test_actions_after_a_disturbance_that_was_not_foreseen_are_no_targets(demonstrations: Demonstrations) -> None:
+    batch = windows(demonstrations, [3]).take(torch.tensor([0, 1, 2, 3, 5]))
+    assert batch.executed[0, :, 0].tolist() == [300, 301, 302.5, 303]
+    nothing_committed = torch.zeros(5, dtype=torch.int64)
+    # The expert's action at the disturbed tick still answers a state that could be foreseen; the next one does not.
+    assert batch.foreseeable(nothing_committed).tolist() == [
+        [1, 1, 1, 0],
+        [1, 1, 0, 0],
+        [1, 0, 0, 0],
+        [1, 1, 1, 0],  # the episode ends
+        [1, 0, 0, 0],
+    ]
+    # A disturbance that was committed is known.
+    assert batch.foreseeable(torch.tensor([3, 2, 1, 0, 3])).tolist() == [
+        [0, 0, 0, 1],
+        [0, 0, 1, 1],
+        [0, 1, 1, 1],
+        [1, 1, 1, 0],
+        [0, 0, 0, 0],
+    ]
 
 
 def test_an_epoch_takes_each_window_at_most_once(demonstrations: Demonstrations) -> None:
@@ -58,7 +83,13 @@ def test_the_split_takes_whole_episodes_of_every_task(demonstrations: Demonstrat
 
 def test_one_episode_cannot_be_split(demonstrations: Demonstrations) -> None:
     single = Demonstrations(
-        demonstrations.states[:5], demonstrations.actions[:5], demonstrations.episode_index[:5], ("a",), (0,), {}
+        demonstrations.states[:5],
+        demonstrations.actions[:5],
+        demonstrations.executed[:5],
+        demonstrations.episode_index[:5],
+        ("a",),
+        (0,),
+        {},
     )
     with pytest.raises(DemonstrationsError, match="a has 1 episode; a split by episode needs 2 or more"):
         split_by_episode(single, 0.1, seed=0)

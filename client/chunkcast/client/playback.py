@@ -254,10 +254,11 @@ class Playback:
                 "and 0 to 1"
             )
         delay = config.simulated_delay
-        if delay is not None and not 0 <= delay <= action.horizon - self._execute_steps:
+        # A chunk is played from the tick at which it is taken up until the next one is.
+        if delay is not None and (delay < 0 or delay + max(delay, self._execute_steps) > action.horizon):
             raise ValueError(
-                f"simulated_delay is {delay}, expected 0 to {action.horizon - self._execute_steps}: the horizon of "
-                f"{action.horizon} less the {self._execute_steps} steps that are executed of each chunk"
+                f"simulated_delay is {delay}, expected 0 or more, and with the {max(delay, self._execute_steps)} steps "
+                f"that are executed of each chunk at most {action.horizon}, the policy's horizon"
             )
 
     def _wants_chunk(self, now: float) -> bool:

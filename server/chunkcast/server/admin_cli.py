@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 DEFAULT_SERVER = "127.0.0.1:50052"
 
@@ -14,12 +14,12 @@ TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class ListCommand:
+class List:
     """Every version that is loaded."""
 
 
 @dataclass(frozen=True)
-class LoadCommand:
+class Load:
     """Load and warm a bundle of the server's store, aside."""
 
     bundle: str
@@ -29,7 +29,7 @@ class LoadCommand:
 
 
 @dataclass(frozen=True)
-class PromoteCommand:
+class Promote:
     """Let a loaded version answer."""
 
     policy: str
@@ -39,7 +39,7 @@ class PromoteCommand:
 
 
 @dataclass(frozen=True)
-class RollBackCommand:
+class Rollback:
     """Let the version answer that did before."""
 
     policy: str
@@ -47,7 +47,7 @@ class RollBackCommand:
 
 
 @dataclass(frozen=True)
-class UnloadCommand:
+class Unload:
     """Forget a version that is not promoted."""
 
     policy: str
@@ -56,7 +56,7 @@ class UnloadCommand:
     """As chunkcast-admin list shows it."""
 
 
-Command = ListCommand | LoadCommand | PromoteCommand | RollBackCommand | UnloadCommand
+Command = List | Load | Promote | Rollback | Unload
 
 
 def main() -> None:
@@ -68,11 +68,7 @@ def main() -> None:
         raise SystemExit(2) from None
 
     def admin(
-        command: Annotated[ListCommand, tyro.conf.subcommand("list")]
-        | Annotated[LoadCommand, tyro.conf.subcommand("load")]
-        | Annotated[PromoteCommand, tyro.conf.subcommand("promote")]
-        | Annotated[RollBackCommand, tyro.conf.subcommand("rollback")]
-        | Annotated[UnloadCommand, tyro.conf.subcommand("unload")],
+        command: Command,
         server: str = DEFAULT_SERVER,
         json: bool = False,
     ) -> None:
@@ -119,15 +115,15 @@ def _call(command: Command, channel: Any) -> list[dict[str, Any]]:
 
     stub = pb_grpc.AdminServiceStub(channel)
     timeout = TIMEOUT_SECONDS
-    if isinstance(command, ListCommand):
+    if isinstance(command, List):
         versions = list(stub.ListVersions(pb.ListVersionsRequest(), timeout=timeout).versions)
-    elif isinstance(command, LoadCommand):
+    elif isinstance(command, Load):
         load = pb.LoadBundleRequest(bundle=command.bundle, promote=command.promote)
         versions = [stub.LoadBundle(load, timeout=timeout).version]
-    elif isinstance(command, PromoteCommand):
+    elif isinstance(command, Promote):
         promote = pb.PromoteVersionRequest(policy=command.policy, version=command.version)
         versions = [stub.PromoteVersion(promote, timeout=timeout).version]
-    elif isinstance(command, RollBackCommand):
+    elif isinstance(command, Rollback):
         versions = [stub.RollBack(pb.RollBackRequest(policy=command.policy), timeout=timeout).version]
     else:
         unload = pb.UnloadVersionRequest(policy=command.policy, version=command.version)

@@ -37,7 +37,8 @@ class BatcherConfig:
 
     Attributes:
         max_batch: the most observations in one run.
-        max_delay: seconds that an observation may wait for company while the engine is free; 0 starts at once.
+        max_delay: seconds that a free engine may wait for the other streams' observations; 0 starts at once. It never
+            waits for more than there are streams.
         max_waiting: observations that may wait; one more is refused.
     """
 
@@ -113,12 +114,21 @@ class Batcher:
         self._running = False
         self._timer: asyncio.Handle | None = None
         self._closing = False
+        self._streams = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.spec.name}")
 
     @property
     def waiting(self) -> int:
         """Observations in the queue."""
         return len(self._waiting)
+
+    def join(self) -> None:
+        """A stream will submit here, until it leaves: how many there are bounds what is worth waiting for."""
+        self._streams += 1
+
+    def leave(self) -> None:
+        """A stream that joined will submit no more."""
+        self._streams -= 1
 
     def submit(
         self,
@@ -156,7 +166,7 @@ class Batcher:
         self._schedule()
 
     def withdraw(self, stream: Hashable) -> None:
-        """Forget what ``stream`` has in the queue: it is over. A run in progress goes on, its answer is still given."""
+        """Forget what ``stream`` has in the queue. A run in progress goes on, and its answer is still given."""
         self._waiting.pop(stream, None)
 
     def close(self) -> None:
@@ -169,7 +179,7 @@ class Batcher:
         """Start a batch once the event loop has read what has arrived already, or after the delay."""
         if self._running:
             return
-        full = len(self._waiting) >= self._config.max_batch
+        full = len(self._waiting) >= min(self._config.max_batch, max(1, self._streams))
         if self._timer is not None:
             if not (full and isinstance(self._timer, asyncio.TimerHandle)):
                 return
@@ -211,8 +221,11 @@ class Batcher:
 
     def _finish(self, batch: list[_Waiting], future: Future[tuple[npt.NDArray[np.float32], float]]) -> None:
         self._running = False
-        # The engine first: it computes the next batch while this one is being answered.
-        self._start()
+        if self._config.max_delay <= 0.0:
+            # The engine first: it computes the next batch while this one is being answered.
+            self._start()
+        elif self._waiting or self._closing:
+            self._schedule()
         error = future.exception()
         if error is not None:
             for place in batch:

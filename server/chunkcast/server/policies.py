@@ -133,7 +133,8 @@ class Policies:
         if policy is None:
             policy = self._policies[spec.name] = _Policy(version)
             self._statistics.specs[spec.name] = spec
-            statistics.waiting = lambda: sum(one.batcher.waiting for one in policy.versions.values())
+            # A copy: the metrics page asks on its own thread, while versions come and go.
+            statistics.waiting = lambda: sum(one.batcher.waiting for one in list(policy.versions.values()))
         policy.versions[spec.version] = version
         return version
 

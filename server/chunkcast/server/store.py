@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import structlog
@@ -56,7 +57,8 @@ class Store:
         if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
             shown = name[:MAX_IDENTIFIER_LENGTH]
             raise BundleError(f"bundle {shown!r} is no name of a folder in the store; expected one of {self._names()}")
-        if not (self._folder / name).is_dir():
+        # Path.is_dir raises for a name that is too long for any folder.
+        if not os.path.isdir(self._folder / name):
             shown = name[:MAX_IDENTIFIER_LENGTH]
             raise BundleError(f"the store has no bundle {shown!r}; expected one of {self._names()}")
         try:
@@ -112,7 +114,7 @@ class Store:
                 continue
             try:
                 status = file.stat()
-            except FileNotFoundError:
-                continue
+            except OSError:
+                continue  # gone again, or out of reach: the watch goes on
             found[file.parent.name] = (status.st_mtime_ns, status.st_size, status.st_ino)
         return found

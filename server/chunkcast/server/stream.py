@@ -76,6 +76,7 @@ class RobotStream:
         Raises:
             StreamEnded: the server drains; the robot should connect again.
         """
+        self._version.batcher.join()
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
         try:
@@ -89,6 +90,7 @@ class RobotStream:
                 writer.result()
         finally:
             self._version.batcher.withdraw(self)
+            self._version.batcher.leave()
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -146,6 +148,8 @@ class RobotStream:
         current = self._policies.find(self._version.spec.name)
         if current is not self._version:
             # What waits for the old version is answered by it; the order of answers holds in any case.
+            self._version.batcher.leave()
+            current.batcher.join()
             self._version = current
             self._session.adopt(current.spec)
 

@@ -17,7 +17,7 @@ class TrainConfig:
     """Folder of demonstrations, made by chunkcast-collect."""
     out: Path
     """Folder of the run: config.json, history.jsonl, checkpoints/, tensorboard/."""
-    epochs: int = 70
+    epochs: int = 100
     """Passes over all windows; the learning rate's cosine ends with the last."""
     batch_size: int = 512
     """Windows per optimiser step."""
@@ -49,7 +49,7 @@ class TrainConfig:
     max_committed_steps: int = 8
     """The longest prefix of committed actions, those that the robot plays while inference runs, that the policy learns
     to continue smoothly; 0 trains without real-time chunking."""
-    committed_fraction: float = 0.5
+    committed_fraction: float = 0.6
     """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
     width: int = 352
     """Width of the denoiser's residual stream."""

@@ -30,7 +30,7 @@ class BadFlag(Exception):
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """Let many robots ask a policy server for chunks; print and record throughput and latency beside the bare network's."""
+    """Let many robots ask a policy server for chunks; print and record throughput and latency beside the bare run's."""
 
     bundle: Path | None = None
     """A bundle: a private server is started for it, and its bare session.run is timed in the same run."""

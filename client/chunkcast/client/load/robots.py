@@ -47,7 +47,7 @@ class Measured:
 
     def count(self, response: pb.StreamActionsResponse, seconds: float) -> None:
         """Count one answer."""
-        kind = response.WhichOneof("response")
+        kind: str | None = response.WhichOneof("response")
         if kind == "chunk":
             self.latency.append(seconds)
             self.batch_sizes.append(response.chunk.batch_size)

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from chunkcast.client import PolicyUnavailable
+from chunkcast.client import PlaybackConfig, PolicyUnavailable
 from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
 
 CONFIDENCE = 0.95
@@ -22,7 +22,7 @@ def play_all(
     *,
     target: str,
     policy: str,
-    execute_steps: int | None,
+    playback: PlaybackConfig,
     workers: int,
     on_episode: Callable[[EpisodeResult], None],
 ) -> list[EpisodeResult]:
@@ -39,7 +39,7 @@ def play_all(
         workers,
         multiprocessing.get_context("spawn"),
         initializer=start_worker,
-        initargs=(target, policy, execute_steps),
+        initargs=(target, policy, playback),
     )
     try:
         # The first submission starts the workers, which inherit what is blocked meanwhile. Ctrl-C goes to the whole
@@ -82,9 +82,26 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     return {
         **overall,
         "tasks": tasks,
+        "jump_at_chunk_borders": _jumps([jump for result in results for jump in result.border_jumps]),
+        "jump_elsewhere": _jumps([jump for result in results for jump in result.other_jumps]),
         "chunks": sum(len(result.chunk_seconds) for result in results),
         "chunk_latency_ms": latency([second for result in results for second in result.chunk_seconds]),
         "inference_ms": latency([second for result in results for second in result.inference_seconds]),
+    }
+
+
+def _jumps(jumps: list[float]) -> dict[str, float] | None:
+    """How far actions are apart from one tick to the next, Euclidean, in action units."""
+    import numpy as np
+
+    if not jumps:
+        return None
+    return {
+        "mean": round(float(np.mean(jumps)), 4),
+        "p50": round(float(np.median(jumps)), 4),
+        "p99": round(float(np.percentile(jumps, 99)), 4),
+        "max": round(float(np.max(jumps)), 4),
+        "n": len(jumps),
     }
 
 

@@ -48,6 +48,11 @@ class SimConfig:
     """First episode seed; further episodes take the following ones. Seeds of demonstrations are warned of."""
     execute_steps: int | None = None
     """Actions of a chunk to execute before the next one; by default what the policy advises."""
+    delay_ticks: int = 0
+    """Control ticks from an observation to its chunk, injected; the robot plays on from the old chunk meanwhile."""
+    overlap: Literal["replace", "ensemble", "real-time-chunking"] = "replace"
+    """What happens where two chunks know the same tick: the new one replaces, both are averaged, or the actions that
+    play meanwhile are sent along for the policy to continue."""
     workers: int = os.cpu_count() or 1
     """Parallel processes, each a robot with its own stream."""
     json: Path | None = None
@@ -146,7 +151,8 @@ def sim_command(config: SimConfig, target: str) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from chunkcast.client import PolicyClient
+    from chunkcast.client import PlaybackConfig, PolicyClient
+    from chunkcast.client.playback import Playback
     from chunkcast.client.sim.benchmark import play_all, summarize
     from chunkcast.client.sim.episode import CONNECT_SECONDS, EpisodeResult
     from chunkcast.client.sim.report import print_report
@@ -155,6 +161,13 @@ def sim_command(config: SimConfig, target: str) -> None:
         client.wait_until_ready(CONNECT_SECONDS)
         spec = client.get_policy(config.policy)
     jobs = _jobs(config, spec)
+    playback = PlaybackConfig(
+        execute_steps=config.execute_steps, overlap=config.overlap, simulated_delay=config.delay_ticks
+    )
+    try:
+        Playback(spec, playback, CONNECT_SECONDS)
+    except ValueError as error:
+        raise BadFlag(str(error)) from None
     seeds_seen = _warn_of_seen_seeds(config, spec)
 
     console = Console(stderr=True)
@@ -179,7 +192,7 @@ def sim_command(config: SimConfig, target: str) -> None:
             jobs,
             target=target,
             policy=spec.name,
-            execute_steps=config.execute_steps,
+            playback=playback,
             workers=min(config.workers, len(jobs)),
             on_episode=on_episode,
         )
@@ -188,6 +201,8 @@ def sim_command(config: SimConfig, target: str) -> None:
         "policy_version": spec.version,
         "evaluations": spec.sampler.evaluations,
         "execute_steps": config.execute_steps or spec.action.execute_steps,
+        "delay_ticks": config.delay_ticks,
+        "overlap": config.overlap,
         "first_seed": config.seed,
         "last_seed": config.seed + config.episodes - 1,
         "seeds_seen_in_training": seeds_seen,

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from chunkcast.client import ActionChunk, ChunkPlayer, PolicyClient
+import numpy as np
+
+from chunkcast.client import ActionChunk, ChunkPlayer, PlaybackConfig, PolicyClient
 from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
 
 CONNECT_SECONDS = 10.0
@@ -43,6 +45,8 @@ class EpisodeResult:
         task, seed: of the job.
         success: MetaWorld's own verdict.
         steps: control ticks played.
+        border_jumps: ``|a_t - a_{t-1}|`` (Euclidean, action units) at each tick where a new chunk began to be played.
+        other_jumps: the same at all other ticks: how much the policy's actions change anyway.
         chunk_seconds: what each chunk took, as the robot saw it.
         inference_seconds: what the server's session took of that.
     """
@@ -51,6 +55,8 @@ class EpisodeResult:
     seed: int
     success: bool
     steps: int
+    border_jumps: list[float]
+    other_jumps: list[float]
     chunk_seconds: list[float]
     inference_seconds: list[float]
 
@@ -61,10 +67,10 @@ class SimulatedRobot:
     Args:
         target: HOST:PORT of the server.
         policy: its name; empty for a server's only one.
-        execute_steps: actions of a chunk to execute; ``None`` for the policy's own.
+        playback: how its chunks are played.
     """
 
-    def __init__(self, target: str, policy: str, execute_steps: int | None) -> None:
+    def __init__(self, target: str, policy: str, playback: PlaybackConfig) -> None:
         self._robot_id = f"metaworld-{os.getpid()}"
         self._client = PolicyClient(target)
         self._client.wait_until_ready(CONNECT_SECONDS)
@@ -74,7 +80,7 @@ class SimulatedRobot:
             self._client,
             policy,
             robot_id=self._robot_id,
-            execute_steps=execute_steps,
+            config=playback,
             timeout=CHUNK_SECONDS,
             on_chunk=self._count,
         )
@@ -90,8 +96,16 @@ class SimulatedRobot:
             job.task, episode_id=f"{job.task}/{job.seed}/{os.urandom(4).hex()}", noise_seed=job.seed
         )
         frames = []
+        border_jumps: list[float] = []
+        other_jumps: list[float] = []
+        last = None
         while not robot.done:
-            robot.act(self._player.next_action(robot.observe()))
+            action = self._player.next_action(robot.observe())
+            robot.act(action)
+            if last is not None:
+                jumps = border_jumps if self._player.at_border else other_jumps
+                jumps.append(float(np.linalg.norm(action - last)))
+            last = action
             if job.video and robot.steps % FRAME_EVERY == 0:
                 frames.append(robot.render(FRAME_SIZE))
         self._client.report_episode(
@@ -111,6 +125,8 @@ class SimulatedRobot:
             job.seed,
             robot.success,
             robot.steps,
+            border_jumps,
+            other_jumps,
             list(self._seconds),
             [chunk.inference_seconds for chunk in self._chunks],
         )
@@ -127,7 +143,7 @@ FRAME_SIZE = 320
 _robot: SimulatedRobot | None = None
 
 
-def start_worker(target: str, policy: str, execute_steps: int | None) -> None:
+def start_worker(target: str, policy: str, playback: PlaybackConfig) -> None:
     """A worker process's beginning: leave Ctrl-C to the parent, end with it however it ends, connect."""
     global _robot  # noqa: PLW0603 (a process pool's worker has no other place for its connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -140,7 +156,7 @@ def start_worker(target: str, policy: str, execute_steps: int | None) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, name="follow-parent", daemon=True).start()
-    _robot = SimulatedRobot(target, policy, execute_steps)
+    _robot = SimulatedRobot(target, policy, playback)
 
 
 def play_episode(job: EpisodeJob) -> EpisodeResult:

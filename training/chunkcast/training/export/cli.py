@@ -25,7 +25,7 @@ class ExportConfig:
     """The policy's version; by default the first 12 digits of the graph's SHA-256."""
     description: str = ""
     """One line for people."""
-    steps: int = 2
+    steps: int = 4
     """Evaluations of the denoiser per chunk (DDIM steps)."""
     best: bool = False
     """Export the checkpoint with the lowest validation loss instead of the last one. It is seldom the better policy:

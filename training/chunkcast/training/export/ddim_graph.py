@@ -59,7 +59,7 @@ class DdimGraph(nn.Module):
     ) -> torch.Tensor:
         """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units.
 
-        The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the first rows of the answer.
+        The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the answer's first rows.
         """
         condition = self.policy.condition(state, instruction)
         if prefix_actions is None or prefix_length is None:
