@@ -36,8 +36,8 @@ class ServingBenchConfig:
     large_width: int = 1472
     """Width of the large policy: as many parameters as a 73 M U-Net."""
     slow_width: int = 608
-    """Width of the slow policy: some 20 ms a run on one core whatever the batch, because its weights do not fit into the
-    caches."""
+    """Width of the slow policy: some 20 ms a run on one core whatever the batch, because its weights do not fit into
+    the caches."""
     only: str = ""
     """Run the settings whose name contains this."""
     json: Path = Path("docs/results/serving.json")

@@ -72,13 +72,18 @@ class Robots:
         engine: gated, and new.
         config: the batcher's.
         fastest_run: as it was measured at warm-up; by default too long for the event loop.
+        streams: that have joined.
     """
 
-    def __init__(self, engine: GatedEngine, config: BatcherConfig, fastest_run: float = 1.0) -> None:
+    def __init__(
+        self, engine: GatedEngine, config: BatcherConfig, *, fastest_run: float = 1.0, streams: int = 0
+    ) -> None:
         engine.renew()
         self.engine = engine
         self.batch_sizes: list[int] = []
         self.batcher = Batcher(engine, config, fastest_run=fastest_run, on_batch=self.batch_sizes.append)
+        for _ in range(streams):
+            self.batcher.join()
         self.outcomes: dict[int, list[Outcome]] = {}
         self.order: list[int] = []
         self._answered = asyncio.Event()
@@ -137,10 +142,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> GatedEngine:
 def play(engine: GatedEngine) -> Iterator[Callable[..., None]]:
     """Run a test's scene in an event loop of its own, with robots before a batcher of the given settings."""
 
-    def play(scene: Callable[[Robots], Awaitable[None]], *, fastest_run: float = 1.0, **config: float) -> None:
+    def play(
+        scene: Callable[[Robots], Awaitable[None]], *, fastest_run: float = 1.0, streams: int = 0, **config: float
+    ) -> None:
         async def run() -> None:
             settings = {"max_batch": MAX_BATCH, **config}
-            robots = Robots(engine, BatcherConfig(**settings), fastest_run)  # type: ignore[arg-type]
+            batcher_config = BatcherConfig(**settings)  # type: ignore[arg-type]
+            robots = Robots(engine, batcher_config, fastest_run=fastest_run, streams=streams)
             try:
                 await scene(robots)
             finally:
@@ -388,21 +396,45 @@ def test_within_the_delay_an_observation_waits_for_company(play: Play) -> None:
         await turns_of_the_event_loop()
         assert robots.engine.runs == []
         robots.submit("b", 1)
+        await turns_of_the_event_loop()
+        assert robots.engine.runs == []
+        # The third robot does not come: the two go without it.
         await robots.until_answered(0, 1)
         assert robots.engine.runs == [[0, 1]]
         assert robots.computed(0).batch_size == robots.computed(1).batch_size == 2
 
-    play(scene, max_delay=1.0)
+    play(scene, streams=3, max_delay=0.5)
 
 
-def test_after_the_delay_an_observation_is_computed_alone(play: Play) -> None:
+def test_a_newer_observation_is_no_company(play: Play) -> None:
     async def scene(robots: Robots) -> None:
         robots.let_run()
         robots.submit("a", 0)
-        await robots.until_answered(0)
-        assert robots.computed(0).batch_size == 1
+        robots.submit("a", 1)
+        await turns_of_the_event_loop()
+        assert robots.engine.runs == []
+        robots.submit("b", 2)
+        await robots.until_answered(0, 1, 2)
+        assert robots.engine.runs == [[1, 2]]
 
-    play(scene, max_delay=0.01)
+    play(scene, streams=2, max_delay=NEVER)
+
+
+def test_nobody_waits_for_more_company_than_there_is(play: Play) -> None:
+    async def scene(robots: Robots) -> None:
+        robots.let_run(2)
+        robots.submit("a", 0)
+        await turns_of_the_event_loop()
+        assert robots.engine.runs == []
+        robots.submit("b", 1)
+        await robots.until_answered(0, 1)
+        assert robots.engine.runs == [[0, 1]]
+        robots.batcher.leave()
+        robots.submit("a", 2)
+        await robots.until_answered(2)
+        assert robots.computed(2).batch_size == 1
+
+    play(scene, streams=2, max_delay=NEVER)
 
 
 def test_a_full_batch_does_not_wait(play: Play) -> None:
@@ -410,24 +442,43 @@ def test_a_full_batch_does_not_wait(play: Play) -> None:
         robots.let_run()
         robots.submit("a", 0)
         await turns_of_the_event_loop()
+        assert robots.engine.runs == []
         robots.submit("b", 1)
         await robots.until_answered(0, 1)
         assert robots.engine.runs == [[0, 1]]
 
-    play(scene, max_delay=NEVER, max_batch=2)
+    play(scene, streams=8, max_delay=NEVER, max_batch=2)
 
 
-def test_what_waited_for_the_engine_does_not_wait_for_company_too(play: Play) -> None:
+def test_what_waited_for_the_engine_waits_for_company_too(play: Play) -> None:
     async def scene(robots: Robots) -> None:
-        robots.submit("first", 0)
-        robots.submit("second", 1)
+        robots.submit("a", 0)
+        robots.submit("b", 1)
         await robots.until_running()
-        robots.submit("a", 2)
+        robots.submit("c", 2)
         robots.let_run(2)
-        await robots.until_answered(0, 1, 2)
-        assert robots.engine.runs == [[0, 1], [2]]
+        await robots.until_answered(0, 1)
+        await turns_of_the_event_loop()
+        assert robots.engine.runs == [[0, 1]]
+        robots.submit("a", 3)
+        await robots.until_answered(2, 3)
+        assert robots.engine.runs == [[0, 1], [2, 3]]
 
-    play(scene, max_delay=NEVER, max_batch=2)
+    play(scene, streams=3, max_delay=NEVER, max_batch=2)
+
+
+def test_a_batch_that_filled_during_a_run_starts_when_the_engine_is_free(play: Play) -> None:
+    async def scene(robots: Robots) -> None:
+        robots.submit("a", 0)
+        robots.submit("b", 1)
+        await robots.until_running()
+        robots.submit("b", 2)
+        robots.submit("a", 3)
+        robots.let_run(2)
+        await robots.until_answered(0, 1, 2, 3)
+        assert robots.engine.runs == [[0, 1], [2, 3]]
+
+    play(scene, streams=2, max_delay=NEVER)
 
 
 def test_a_robot_alone_has_a_short_run_at_once(play: Play) -> None:

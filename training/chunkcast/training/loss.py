@@ -16,7 +16,7 @@ from chunkcast.training.windows import Batch
 MIN_SNR_WEIGHT = 1.0
 MAX_SNR_WEIGHT = 5.0
 
-CONTINUATION_DECAY = 0.9
+CONTINUATION_DECAY = 0.6
 """A share of 0.8^4 = 0.4 is left after four rows, a chunk's executed part."""
 
 
