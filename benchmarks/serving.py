@@ -58,8 +58,8 @@ def settings(config: ServingBenchConfig, made: Path) -> list[Setting]:
     """What is measured, in order."""
     large, slow = made / f"large-{config.large_width}", made / f"slow-{config.slow_width}"
     processors = sorted(os.sched_getaffinity(0))
-    apart = ("--cpus", str(processors[0]), "--server-flags", f"--cpus {processors[-1]}")
-    together = ("--server-flags", "--max-delay-ms 3")
+    apart = ("--cpus", str(processors[0]), f"--server-flags=--cpus {processors[-1]}")
+    together = ("--server-flags=--max-delay-ms 3",)
     return [
         Setting("one robot, a processor each", config.bundle, 1, apart),
         Setting("one robot, any processor", config.bundle, 1),

@@ -77,7 +77,7 @@ class Loop:
     def send_chunk(self, message: pb.Observation) -> None:
         rows = 100.0 * len(self.requests) + message.step + np.arange(HORIZON, dtype=np.float32)
         chunk = ActionChunk(message.step, rows[:, None].astype(np.float32), "1", 0.0, 0.0)
-        self.on_the_way.append((self.now + self.delay / RATE, Sent(message.step, False), chunk))
+        self.on_the_way.append((self.now + self.delay / RATE, Sent(message.episode_id, message.step, False), chunk))
 
     def deliver(self) -> None:
         for item in list(self.on_the_way):
@@ -206,7 +206,7 @@ def test_an_overloaded_server_is_given_its_time() -> None:
     loop.play(4)
     loop.silent = True
     loop.playback.begin_tick(observation(4), 0.4)
-    loop.playback.take(Sent(4, False), PolicyOverloaded("full", 0.15), 0.41)
+    loop.playback.take(Sent(loop.playback.episode_id, 4, False), PolicyOverloaded("full", 0.15), 0.41)
     assert loop.playback.begin_tick(observation(5), 0.5) == []
     assert len(loop.playback.begin_tick(observation(6), 0.6)) == 1
 
@@ -215,7 +215,7 @@ def test_a_dropped_observation_is_followed_by_another_at_the_next_tick() -> None
     loop = Loop(PlaybackConfig())
     loop.play(4)
     loop.playback.begin_tick(observation(4), 0.4)
-    loop.playback.take(Sent(4, False), Dropped(4, "deadline"), 0.41)
+    loop.playback.take(Sent(loop.playback.episode_id, 4, False), Dropped(4, "deadline"), 0.41)
     assert [message.step for message in loop.playback.begin_tick(observation(5), 0.5)] == [5]
 
 
@@ -223,11 +223,13 @@ def test_refusals_and_unsafe_chunks_are_raised() -> None:
     loop = Loop(PlaybackConfig())
     loop.playback.begin_tick(observation(0), 0.0)
     with pytest.raises(ObservationError, match="nan"):
-        loop.playback.take(Sent(0, False), ObservationError(pb.ERROR_CODE_NOT_FINITE, "nan"), 0.0)
+        loop.playback.take(
+            Sent(loop.playback.episode_id, 0, False), ObservationError(pb.ERROR_CODE_NOT_FINITE, "nan"), 0.0
+        )
     (message,) = loop.playback.begin_tick(observation(1), 0.1)
     beyond = ActionChunk(message.step, np.full((HORIZON, 1), 1e6, np.float32), "1", 0.0, 0.0)
     with pytest.raises(UnsafeAction):
-        loop.playback.take(Sent(message.step, False), beyond, 0.1)
+        loop.playback.take(Sent(message.episode_id, message.step, False), beyond, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -276,3 +278,15 @@ def test_whatever_the_delays_each_tick_plays_its_own_row_or_holds(
         last = action
     steps = [request.step for request in loop.requests]
     assert steps == sorted(set(steps))
+
+
+def test_an_answer_to_the_episode_before_is_not_played() -> None:
+    loop = Loop(PlaybackConfig())
+    (message,) = loop.playback.begin_tick(observation(0), 0.0)
+    loop.playback.begin_episode("")
+    loop.playback.begin_tick(observation(0), 0.1)
+    chunk = ActionChunk(0, np.zeros((HORIZON, 1), np.float32), "1", 0.0, 0.0)
+    loop.playback.take(Sent(message.episode_id, 0, False), chunk, 0.1)
+    assert not loop.playback.has_chunk
+    loop.playback.take(Sent(loop.playback.episode_id, 0, False), chunk, 0.1)
+    assert loop.playback.has_chunk

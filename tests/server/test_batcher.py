@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from chunkcast.server.batcher import Batcher, BatcherConfig, Computed, Expired, Failed, Outcome, Superseded
 from chunkcast.server.bundle import Bundle, read_bundle
-from chunkcast.server.engine import Engine, GraphInputs
+from chunkcast.server.engine import Engine, EngineResult, GraphInputs
 from chunkcast.server.errors import Overloaded
 from tests.conftest import SHIPPED_BUNDLE
 from tests.handmade_bundle import HISTORY, INSTRUCTIONS, STATE_KEY, STATE_SIZE, write_echo_bundle
@@ -30,22 +30,23 @@ NEVER = 3600.0
 
 MAX_BATCH = 8
 
+POLICY = "batcher"
+"""Names the threads of this module's engines."""
+
 
 class GatedEngine(Engine):
-    """Takes a permit before each run while it is gated, and notes what each run was given."""
+    """Takes a permit before each run once it is warm, and notes what each run was given."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle, max_batch=MAX_BATCH)
-        self.warm_up()
-        self.renew()
-
-    def renew(self) -> None:
-        """Forget what was; runs wait for permits from now on."""
         self.permits, self.entered = threading.Semaphore(0), threading.Semaphore(0)
         self.runs: list[list[int]] = []
+        self._gated = False
+        self.warm_up()
+        self._gated = True
 
-    def run(self, observations: Sequence[GraphInputs]) -> npt.NDArray[np.float32]:
-        if hasattr(self, "runs"):  # not while it warms up
+    def run(self, observations: Sequence[GraphInputs]) -> EngineResult:
+        if self._gated:
             self.runs.append([tag_of(inputs[STATE_KEY]) for inputs in observations])
             self.entered.release()
             assert self.permits.acquire(timeout=PATIENCE)
@@ -69,7 +70,7 @@ class Robots:
     """Any number of streams before one batcher. Observations are numbered; ``outcomes`` has what became of each.
 
     Args:
-        engine: gated, and new.
+        engine: new.
         config: the batcher's.
         fastest_run: as it was measured at warm-up; by default too long for the event loop.
         streams: that have joined.
@@ -78,7 +79,6 @@ class Robots:
     def __init__(
         self, engine: GatedEngine, config: BatcherConfig, *, fastest_run: float = 1.0, streams: int = 0
     ) -> None:
-        engine.renew()
         self.engine = engine
         self.batch_sizes: list[int] = []
         self.batcher = Batcher(engine, config, fastest_run=fastest_run, on_batch=self.batch_sizes.append)
@@ -134,12 +134,12 @@ class Robots:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> GatedEngine:
-    return GatedEngine(read_bundle(write_echo_bundle(tmp_path_factory.mktemp("batcher") / "echo")))
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return read_bundle(write_echo_bundle(tmp_path_factory.mktemp("batcher") / "echo", name=POLICY))
 
 
 @pytest.fixture
-def play(engine: GatedEngine) -> Iterator[Callable[..., None]]:
+def play(bundle: Bundle) -> Iterator[Callable[..., None]]:
     """Run a test's scene in an event loop of its own, with robots before a batcher of the given settings."""
 
     def play(
@@ -148,12 +148,14 @@ def play(engine: GatedEngine) -> Iterator[Callable[..., None]]:
         async def run() -> None:
             settings = {"max_batch": MAX_BATCH, **config}
             batcher_config = BatcherConfig(**settings)  # type: ignore[arg-type]
-            robots = Robots(engine, batcher_config, fastest_run=fastest_run, streams=streams)
+            robots = Robots(GatedEngine(bundle), batcher_config, fastest_run=fastest_run, streams=streams)
             try:
                 await scene(robots)
             finally:
                 robots.batcher.close()
                 robots.let_run(1000)
+                # Whatever state a failed scene has left.
+                robots.engine.close()
 
         asyncio.run(run())
 
@@ -164,7 +166,7 @@ def play(engine: GatedEngine) -> Iterator[Callable[..., None]]:
 
 
 def engine_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("engine-")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(f"engine-{POLICY}")]
 
 
 Play = Callable[..., None]
@@ -588,10 +590,10 @@ class Model:
 @settings(max_examples=200)
 @given(steps=operations, max_batch=st.integers(1, 3))
 def test_every_observation_has_one_outcome_and_streams_take_turns(
-    engine: GatedEngine, steps: list[tuple[str, str]], max_batch: int
+    bundle: Bundle, steps: list[tuple[str, str]], max_batch: int
 ) -> None:
     async def play() -> None:
-        model, robots = Model(max_batch), Robots(engine, BatcherConfig(max_batch))
+        model, robots = Model(max_batch), Robots(GatedEngine(bundle), BatcherConfig(max_batch))
 
         async def end_run() -> None:
             await robots.until_running()
@@ -619,7 +621,7 @@ def test_every_observation_has_one_outcome_and_streams_take_turns(
         while model.running:
             await end_run()
 
-        assert engine.runs == model.runs
+        assert robots.engine.runs == model.runs
         for tag, outcomes in robots.outcomes.items():
             if tag in model.withdrawn:
                 assert outcomes == []
@@ -655,9 +657,9 @@ def test_a_chunk_does_not_depend_on_the_company_it_was_computed_in(shipped_engin
         }
         for _ in range(batch_size)
     ]
-    together = shipped_engine.run(observations)
-    alone = np.concatenate([shipped_engine.run([observation]) for observation in observations])
+    together = shipped_engine.run(observations).actions
+    alone = np.concatenate([shipped_engine.run([observation]).actions for observation in observations])
     assert together.tobytes() == alone.tobytes()
-    backwards = shipped_engine.run(observations[::-1])
+    backwards = shipped_engine.run(observations[::-1]).actions
     assert backwards[::-1].tobytes() == alone.tobytes()
     assert len({chunk.tobytes() for chunk in alone}) == batch_size

@@ -69,14 +69,6 @@ def test_sigterm_does_not_wait_for_ever_for_an_idle_stream(serve_bundle: ServeBu
             stream.request(OBSERVATION, episode_id="e", step=0, instruction="left")
 
 
-def test_one_stream_too_many_is_refused_at_once(serve_bundle: ServeBundle, tmp_path: Path) -> None:
-    server = serve_bundle(write_echo_bundle(tmp_path / "echo"), "--max-streams", "1")
-    with PolicyClient(server.address) as client, client.stream() as stream:
-        with pytest.raises(PolicyUnavailable, match="resource_exhausted"):
-            client.stream()
-        assert stream.request(OBSERVATION, episode_id="e", step=0, instruction="left").step == 0
-
-
 def test_a_bad_bundle_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     result = run_serve("--bundle", tmp_path, "--listen", "127.0.0.1:0", "--metrics-listen", "")
     assert result.returncode == 2

@@ -177,11 +177,13 @@ class Playback:
             UnsafeAction: the policy's answer was withheld, or its chunk is not within the specification.
             ObservationError: the server refused an observation; the next tick asks again.
         """
+        if token.episode_id != self.episode_id:
+            return None  # of an episode that is over
         if token.history_only:
             assert isinstance(answer, ObservationError)
             raise answer
         if token.step != self._pending:
-            return None  # of an episode or connection that is over
+            return None  # of a connection that is over
         self._pending = None
         if isinstance(answer, ActionChunk):
             seconds = now - self._sent_at

@@ -86,6 +86,7 @@ Answer = ActionChunk | Dropped | ObservationError | PolicyOverloaded
 class Sent(NamedTuple):
     """An observation that was sent, as a token to know its answer by."""
 
+    episode_id: str
     step: int
     history_only: bool
 
@@ -100,7 +101,7 @@ class AnswerOrder:
 
     def sent(self, observation: pb.Observation) -> Sent:
         """Note that ``observation`` goes out."""
-        token = Sent(observation.step, observation.history_only)
+        token = Sent(observation.episode_id, observation.step, observation.history_only)
         self._sent.append(token)
         return token
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.server.engine import Engine, GraphInputs
+from chunkcast.server.engine import Engine, EngineResult, GraphInputs
 from chunkcast.server.errors import Overloaded
 
 SHORT_RUN_SECONDS = 0.005
@@ -107,7 +107,7 @@ class Batcher:
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._engine, self._config, self._on_batch = engine, config, on_batch
-        self._short = fastest_run <= SHORT_RUN_SECONDS
+        self._short = engine.may_run_anywhere and fastest_run <= SHORT_RUN_SECONDS
         self._last_run = fastest_run
         # A dict keeps its order when a key's value is replaced: a newer observation inherits its stream's turn.
         self._waiting: dict[Hashable, _Waiting] = {}
@@ -115,7 +115,6 @@ class Batcher:
         self._timer: asyncio.Handle | None = None
         self._closing = False
         self._streams = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine.spec.name}")
 
     @property
     def waiting(self) -> int:
@@ -129,6 +128,8 @@ class Batcher:
     def leave(self) -> None:
         """A stream that joined will submit no more."""
         self._streams -= 1
+        if self._waiting:
+            self._schedule()  # the others need not wait for it any more
 
     def submit(
         self,
@@ -170,10 +171,13 @@ class Batcher:
         self._waiting.pop(stream, None)
 
     def close(self) -> None:
-        """Compute what waits, then end the thread. Nothing may be submitted afterwards."""
+        """Compute what waits, then end the engine. Nothing may be submitted afterwards."""
         self._closing = True
-        if not self._running and not self._waiting:
-            self._thread.shutdown(wait=False)
+        if self._running:
+            return  # what ends the run ends the engine
+        if self._timer is not None:
+            self._timer.cancel()
+        self._start()
 
     def _schedule(self) -> None:
         """Start a batch once the event loop has read what has arrived already, or after the delay."""
@@ -194,14 +198,14 @@ class Batcher:
         self._timer = None
         batch = self._take()
         if not batch:
-            if self._closing and not self._running:
-                self._thread.shutdown(wait=False)
+            if self._closing:
+                self._engine.close()
             return
         self._running = True
         loop = asyncio.get_running_loop()
-        future = self._thread.submit(self._compute, [place.inputs for place in batch])
+        future = self._engine.start([place.inputs for place in batch])
 
-        def done(future: Future[tuple[npt.NDArray[np.float32], float]]) -> None:
+        def done(future: Future[EngineResult]) -> None:
             loop.call_soon_threadsafe(self._finish, batch, future)
 
         future.add_done_callback(done)
@@ -214,36 +218,31 @@ class Batcher:
         streams = list(islice(self._waiting, self._config.max_batch))
         return [self._waiting.pop(stream) for stream in streams]
 
-    def _compute(self, inputs: list[GraphInputs]) -> tuple[npt.NDArray[np.float32], float]:
-        started = time.perf_counter()
-        actions = self._engine.run(inputs)
-        return actions, time.perf_counter() - started
-
-    def _finish(self, batch: list[_Waiting], future: Future[tuple[npt.NDArray[np.float32], float]]) -> None:
+    def _finish(self, batch: list[_Waiting], future: Future[EngineResult]) -> None:
         self._running = False
-        if self._config.max_delay <= 0.0:
+        if self._config.max_delay <= 0.0 or self._closing:
             # The engine first: it computes the next batch while this one is being answered.
             self._start()
-        elif self._waiting or self._closing:
+        elif self._waiting:
             self._schedule()
         error = future.exception()
         if error is not None:
             for place in batch:
                 place.answer(Failed(error))
             return
-        self._answer(batch, *future.result())
+        self._answer(batch, future.result())
 
     def _run_here(self, place: _Waiting) -> None:
         try:
-            computed = self._compute([place.inputs])
+            result = self._engine.run([place.inputs])
         except Exception as error:  # whatever failed, the robot is told
             place.answer(Failed(error))
         else:
-            self._answer([place], *computed)
+            self._answer([place], result)
 
-    def _answer(self, batch: list[_Waiting], actions: npt.NDArray[np.float32], seconds: float) -> None:
-        self._last_run = seconds
+    def _answer(self, batch: list[_Waiting], result: EngineResult) -> None:
+        self._last_run = result.seconds
         self._on_batch(len(batch))
         now = time.perf_counter()
-        for place, chunk in zip(batch, actions, strict=True):
-            place.answer(Computed(chunk, now - place.since - seconds, seconds, len(batch)))
+        for place, actions in zip(batch, result.actions, strict=True):
+            place.answer(Computed(actions, now - place.since - result.seconds, result.seconds, len(batch)))

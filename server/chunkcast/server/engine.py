@@ -1,6 +1,6 @@
 """A warm ONNX Runtime session with its input and output buffers bound once: a batch is copied in, run, copied out.
 
-Does not know: gRPC, episodes, queues, metrics. Not for use by two threads at once.
+Does not know: gRPC, episodes, queues, metrics.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +46,20 @@ GraphInputs = Mapping[str, npt.NDArray[Any]]
 """One observation's graph inputs, by name, without the batch axis."""
 
 
+class EngineResult(NamedTuple):
+    """A run's answer, and what it took.
+
+    Attributes:
+        actions: float32 ``[B, H, A]``, physical units.
+        seconds: of the run, with copying in and out.
+    """
+
+    actions: npt.NDArray[np.float32]
+    seconds: float
+
+
 class Engine:
-    """Runs one policy's graph on batches of up to ``max_batch`` observations.
+    """Runs one policy's graph on batches of up to ``max_batch`` observations, one at a time, on a thread of its own.
 
     Args:
         bundle: verified.
@@ -77,6 +90,8 @@ class Engine:
         # A CUDA graph is captured for one shape, and compiling providers build one plan a shape: they get few shapes,
         # padded. A CPU computes any number of rows, and no more than it must.
         self._padded = self._session.captures_shapes
+        # A captured CUDA graph belongs to the thread that captured it: warm-up and service share this one.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{self.spec.name}")
         self.buckets = tuple(sorted({*(2**i for i in range(max_batch.bit_length()) if 2**i <= max_batch), max_batch}))
 
     @property
@@ -84,26 +99,41 @@ class Engine:
         """The execution provider that runs the graph, in ONNX Runtime's name."""
         return self._session.provider
 
+    @property
+    def may_run_anywhere(self) -> bool:
+        """Whether ``run`` may be called on another thread than the engine's, while that one is idle."""
+        return not self._session.captures_shapes
+
     def warm_up(self) -> None:
         """Run on zeros until every bucket of batch sizes is warm; ``run_seconds`` then has each one's fastest run.
 
         Raises:
-            BundleError: the graph does not run, or answers with another shape than the specification's.
+            BundleError: the graph does not run.
         """
+        self._thread.submit(self._warm_up).result()
+
+    def start(self, observations: Sequence[GraphInputs]) -> Future[EngineResult]:
+        """``run`` on the engine's thread."""
+        return self._thread.submit(self.run, observations)
+
+    def close(self) -> None:
+        """End the thread after what it has been given. Nothing may be started afterwards."""
+        self._thread.shutdown(wait=False)
+
+    def _warm_up(self) -> None:
         blank = {name: buffer[0].copy() for name, buffer in self._inputs.items()}
         for size in self.buckets:
             for _ in range(WARM_UP_RUNS):
-                started = time.perf_counter()
                 try:
-                    self.run([blank] * size)
+                    seconds = self.run([blank] * size).seconds
                 except Exception as error:  # onnxruntime's exceptions have no public base class
                     reason = str(error).splitlines()[0]
                     raise BundleError(f"{self.spec.name}: the graph does not run ({reason})") from None
-                seconds = time.perf_counter() - started
                 self.run_seconds[size] = min(self.run_seconds.get(size, math.inf), seconds)
 
-    def run(self, observations: Sequence[GraphInputs]) -> npt.NDArray[np.float32]:
-        """One run over ``B`` observations, 1 to ``max_batch``, on the caller's thread: actions ``[B, H, A]``."""
+    def run(self, observations: Sequence[GraphInputs]) -> EngineResult:
+        """One run over ``B`` observations, 1 to ``max_batch``, on the caller's thread; no two at once."""
+        started = time.perf_counter()
         count = len(observations)
         for name, buffer in self._inputs.items():
             for row, inputs in enumerate(observations):
@@ -115,7 +145,7 @@ class Engine:
                 {name: buffer[:size] for name, buffer in self._inputs.items()}, ACTIONS_OUTPUT, self._actions[:size]
             )
         binding.run()
-        return self._actions[:count].copy()
+        return EngineResult(self._actions[:count].copy(), time.perf_counter() - started)
 
     def _require_room(self) -> None:
         """Refuse buffers beyond reason before any is allocated."""

@@ -116,8 +116,10 @@ class Policies:
         policy = self._policies.get(spec.name)
         if policy is not None:
             if spec.version in policy.versions:
+                engine.close()
                 return policy.versions[spec.version]
             if difference := contract_difference(policy.promoted.spec, spec):
+                engine.close()
                 raise BundleError(
                     f"{spec.name} {spec.version} has another contract than {policy.promoted.spec.version}, which is "
                     f"served: {difference}; give it a name of its own"

@@ -85,6 +85,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             stream.drain()
         if pinned:
             self._policies.pin(version)
+        stream.join()
         try:
             opened = pb.StreamOpened(policy=version.spec.name, policy_version=version.spec.version)
             await context.write(pb.StreamActionsResponse(opened=opened))
@@ -92,6 +93,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         except StreamEnded as ended:
             await _abort(context, grpc.StatusCode.UNAVAILABLE, str(ended))
         finally:
+            stream.leave()
             if pinned:
                 self._policies.unpin(version)
             self._streams.discard(stream)

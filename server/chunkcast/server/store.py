@@ -26,7 +26,7 @@ WATCH_SECONDS = 1.0
 
 log = structlog.get_logger()
 
-_Seen = tuple[int, int, int]
+_Seen = tuple[int, int, int, int]
 
 
 class Store:
@@ -65,9 +65,11 @@ class Store:
             async with self._loading:
                 engine = await asyncio.to_thread(self._policies.prepare, self._folder / name)
                 version = self._policies.add(engine)
-        except (BundleError, ProviderMissing) as refused:
+        except (BundleError, ProviderMissing, OSError) as refused:
             self._statistics.reloads["refused"] += 1
             log.warning("bundle refused", bundle=name, reason=str(refused))
+            if isinstance(refused, OSError):
+                raise BundleError(f"bundle {name!r} cannot be read ({refused.strerror})") from None
             raise
         self._statistics.reloads["ok"] += 1
         return version
@@ -106,15 +108,20 @@ class Store:
         return ", ".join(names[:16]) + (", ..." if len(names) > 16 else "") if names else "none: it is empty"
 
     def _look(self) -> dict[str, _Seen]:
-        """Each bundle's age and identity: its specification's modification time, size and inode."""
+        """Each bundle's age and identity: when its specification was written, and of all its files the latest modification
+        time, the size and the number. A bundle that is copied in file by file changes until it is whole.
+        """
         found: dict[str, _Seen] = {}
         for file in self._folder.glob(f"*/{SPEC_NAME}"):
             # Names with a dot in front are bundles that are being written.
             if file.parent.name.startswith("."):
                 continue
             try:
-                status = file.stat()
+                written = file.stat().st_mtime_ns
+                files = [entry.stat() for entry in os.scandir(file.parent) if entry.is_file()]
             except OSError:
                 continue  # gone again, or out of reach: the watch goes on
-            found[file.parent.name] = (status.st_mtime_ns, status.st_size, status.st_ino)
+            latest = max(status.st_mtime_ns for status in files)
+            size = sum(status.st_size for status in files)
+            found[file.parent.name] = (written, latest, size, len(files))
         return found

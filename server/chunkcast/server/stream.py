@@ -70,13 +70,21 @@ class RobotStream:
         self._writing = self._reading_done = self._draining = False
         self._refusals_logged: set[pb.ErrorCode.ValueType] = set()
 
+    def join(self) -> None:
+        """Count among those that the batcher may wait for, until ``leave``."""
+        self._version.batcher.join()
+
+    def leave(self) -> None:
+        """The stream is over."""
+        self._version.batcher.withdraw(self)
+        self._version.batcher.leave()
+
     async def run(self) -> None:
         """Serve until the robot closes the stream.
 
         Raises:
             StreamEnded: the server drains; the robot should connect again.
         """
-        self._version.batcher.join()
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
         try:
@@ -89,8 +97,6 @@ class RobotStream:
             else:
                 writer.result()
         finally:
-            self._version.batcher.withdraw(self)
-            self._version.batcher.leave()
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -178,7 +184,10 @@ class RobotStream:
                     self._log.warning("chunk withheld", step=observation.step, reason=str(unsafe))
                 version.statistics.chunk_refused(unsafe.code)
                 return observation_error(observation, unsafe.code, unsafe)
-            return pb.StreamActionsResponse(chunk=chunk)
+            except Exception as error:  # the others of the batch must have their answers
+                outcome = Failed(error)
+            else:
+                return pb.StreamActionsResponse(chunk=chunk)
         if isinstance(outcome, Failed):
             self._log.error("chunk failed", step=observation.step, exc_info=outcome.error)
             version.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)

@@ -49,7 +49,7 @@ class TrainConfig:
     max_committed_steps: int = 8
     """The longest prefix of committed actions, those that the robot plays while inference runs, that the policy learns
     to continue smoothly; 0 trains without real-time chunking."""
-    committed_fraction: float = 0.6
+    committed_fraction: float = 0.75
     """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
     width: int = 352
     """Width of the denoiser's residual stream."""

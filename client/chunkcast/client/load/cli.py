@@ -50,7 +50,7 @@ class LoadConfig:
     deadline_ms: float = 50.0
     """Report the share of observations that got no chunk within this time."""
     server_flags: str = ""
-    """Further flags for the private server, such as "--threads 2 --max-batch 16"."""
+    """Further flags for the private server, such as --server-flags="--max-batch 16 --max-delay-ms 2"."""
     threads: int = 1
     """ONNX Runtime's threads, of the private server and of the bare run."""
     cpus: tuple[int, ...] = ()
