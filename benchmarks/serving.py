@@ -79,7 +79,9 @@ def run(config: ServingBenchConfig, setting: Setting) -> dict[str, Any]:
         file = Path(folder) / "load.json"
         command = [sys.executable, "-m", "chunkcast.client.load.cli", "--bundle", str(setting.bundle)]
         command += ["--streams", str(setting.streams), "--seconds", str(config.seconds), "--json", str(file)]
-        subprocess.run([*command, *setting.flags], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = subprocess.run([*command, *setting.flags], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"error: {setting.name}: {done.stderr.strip().splitlines()[-1]}")
         summary: dict[str, Any] = json.loads(file.read_text())
     return summary
 

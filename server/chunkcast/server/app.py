@@ -35,6 +35,10 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 KEEPALIVE_MS = 10_000
 """A robot that does not answer a ping for as long again is gone."""
 
+SWITCH_SECONDS = 0.0002
+"""How long a thread waits for Python's lock before it asks for it. By default 5 ms: a batch that is done would lie there
+for longer than it took to compute, while the event loop reads and writes (32 robots: 2,000 chunks/s, with this 3,000)."""
+
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
 ADMIN_SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
@@ -199,6 +203,7 @@ async def serve(config: ServeConfig) -> None:
     The ready line on standard output is for programs that start a server; everything else goes to the log.
     """
     stop = asyncio.Event()
+    sys.setswitchinterval(SWITCH_SECONDS)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

@@ -97,11 +97,8 @@ def _run(config: LoadConfig) -> None:
     from chunkcast.client import ChunkcastError
     from chunkcast.client.load.report import print_report
 
-    if config.cpus:
-        try:
-            os.sched_setaffinity(0, config.cpus)
-        except OSError:
-            raise BadFlag(f"--cpus is {list(config.cpus)}, expected some of this machine's processors") from None
+    if config.cpus and not set(config.cpus) <= os.sched_getaffinity(0):
+        raise BadFlag(f"--cpus is {list(config.cpus)}, expected some of {sorted(os.sched_getaffinity(0))}")
     try:
         summary = load_command(config)
     except ChunkcastError as error:
@@ -191,7 +188,13 @@ def _load(
             samples.append((ProcessSample.of(os.getpid()), ProcessSample.of(server.process.pid) if server else None))
         return measured
 
-    measured = asyncio.run(watched())
+    everywhere = os.sched_getaffinity(0)
+    # After the server's start, which would inherit it; before the robots' threads, which should.
+    os.sched_setaffinity(0, config.cpus or everywhere)
+    try:
+        measured = asyncio.run(watched())
+    finally:
+        os.sched_setaffinity(0, everywhere)
     return _summarize(config, spec.name, spec.version, measured, samples), measured
 
 
