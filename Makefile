@@ -12,7 +12,7 @@ BUNDLE ?= policies/metaworld-six
 EPISODES ?= 20
 TASKS ?=
 
-.PHONY: help demo test lint types pytest format proto proto-breaking bench peers evaluate policy clean
+.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18

@@ -94,12 +94,14 @@ async def reload_under_load(config: SoakConfig, server: PrivateServer, names: li
         async with grpc.aio.insecure_channel(server.admin_address) as channel:
             stub: Any = admin_pb2_grpc.AdminServiceStub(channel)
             with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-                for name in progress.track(names):
-                    started = time.perf_counter()
-                    await stub.LoadBundle(admin_pb2.LoadBundleRequest(bundle=name, promote=True), timeout=60)
-                    seconds.append(time.perf_counter() - started)
-                    memory.append(ProcessSample.of(server.process.pid).resident / 1e6)
-        ended.set()
+                try:
+                    for name in progress.track(names):
+                        started = time.perf_counter()
+                        await stub.LoadBundle(admin_pb2.LoadBundleRequest(bundle=name, promote=True), timeout=60)
+                        seconds.append(time.perf_counter() - started)
+                        memory.append(ProcessSample.of(server.process.pid).resident / 1e6)
+                finally:
+                    ended.set()  # also where a load failed, which is raised when the robots are done
 
     async def robots() -> Measured:
         # In rounds, because how long the reloads take is not known: each round opens its streams anew.

@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from chunkcast.client.sim.private_server import PrivateServer, private_server
+from chunkcast.client.private_server import PrivateServer, private_server
 from tests.handmade_bundle import write_echo_bundle
 
 # No test asserts a time.

@@ -44,7 +44,7 @@ async def robot(
     stream = await client.stream(robot_id=name)
     measured = []
     while (asked := time.perf_counter()) < until:
-        await stream.send(encode_observation(observation, episode_id=name, step=step, instruction=instruction))
+        stream.send(encode_observation(observation, episode_id=name, step=step, instruction=instruction))
         _, answer = await stream.receive()
         answered = time.perf_counter()
         if not isinstance(answer, ActionChunk):

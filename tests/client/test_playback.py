@@ -61,6 +61,10 @@ class Loop:
     def step(self) -> float:
         """One tick: the action's only element."""
         self.now = self.tick / RATE
+        self.deliver()
+        while (wait := self.playback.seconds_before_tick(self.now)) > 0.0:
+            self.now = min([self.now + wait, *(arrives for arrives, *_ in self.on_the_way)])
+            self.deliver()
         for message in self.playback.begin_tick(observation(self.tick), self.now):
             if not message.history_only:
                 self.requests.append(message)
@@ -132,8 +136,9 @@ def test_a_slow_policy_is_asked_before_its_chunk_runs_out() -> None:
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3, 4])
-def test_a_simulated_delay_is_kept_to_the_tick(delay: int) -> None:
-    loop = Loop(PlaybackConfig(simulated_delay=delay), delay=0.3)
+@pytest.mark.parametrize("takes", [0.0, 0.3, 4.2])
+def test_a_simulated_delay_is_kept_to_the_tick_however_long_a_chunk_takes(delay: int, takes: float) -> None:
+    loop = Loop(PlaybackConfig(simulated_delay=delay), delay=takes)
     played = loop.play(20)
     for tick in range(20):
         request = max(0, (tick - delay) // 4)

@@ -8,7 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from chunkcast.client.sim.private_server import PrivateServer
+from chunkcast.client.private_server import PrivateServer
 from tests.conftest import ROOT
 
 # What the README leaves to the reader's robot: its sensors, its drives, and whether the puck is where it should be.

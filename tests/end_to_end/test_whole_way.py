@@ -13,7 +13,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import pytest
 
-from chunkcast.client.sim.private_server import PrivateServer
+from chunkcast.client.private_server import PrivateServer
 from tests.conftest import ROOT, SHIPPED_BUNDLE
 
 SCRIPTS = Path(sys.executable).parent

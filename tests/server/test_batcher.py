@@ -649,11 +649,14 @@ def test_a_chunk_does_not_depend_on_the_company_it_was_computed_in(shipped_engin
     (entry,) = spec.observations
     low = np.array([element.training_min for element in entry.elements])
     high = np.array([element.training_max for element in entry.elements])
+    chunk_shape = (spec.action.horizon, len(spec.action.elements))
     observations: list[GraphInputs] = [
         {
             entry.key: random.uniform(low, high, (spec.observation_steps, len(low))).astype(np.float32),
             "instruction": np.array(spec.instructions[random.integers(len(spec.instructions))].embedding, np.float32),
-            "noise": random.standard_normal((spec.action.horizon, len(spec.action.elements)), np.float32),
+            "noise": random.standard_normal(chunk_shape, np.float32),
+            "prefix_actions": random.uniform(-1.0, 1.0, chunk_shape).astype(np.float32),
+            "prefix_length": random.integers(spec.action.max_committed_steps + 1, size=()),
         }
         for _ in range(batch_size)
     ]

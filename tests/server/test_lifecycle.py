@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from chunkcast.client import PolicyClient, PolicyUnavailable
-from chunkcast.client.sim.private_server import PrivateServer
+from chunkcast.client.private_server import PrivateServer
 from tests.conftest import ServeBundle
 from tests.handmade_bundle import STATE_KEY, STATE_SIZE, write_echo_bundle
 

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from chunkcast.client import ChunkcastError, ObservationError, PolicyClient
-from chunkcast.client.sim.private_server import PrivateServer, private_server
+from chunkcast.client.private_server import PrivateServer, private_server
 from tests.conftest import required_program
 from tests.handmade_bundle import STATE_KEY, STATE_SIZE, write_echo_bundle
 

@@ -404,7 +404,7 @@ def test_streams_in_one_batch_have_their_own_committed_actions(serve_bundle: Ser
         (np.zeros((3, 4), np.float32), pb.ERROR_CODE_WRONG_SHAPE, "has shape [3, 4], expected [0 to 2, 4]"),
         (np.zeros((1, 5), np.float32), pb.ERROR_CODE_WRONG_SHAPE, "has shape [1, 5], expected [0 to 2, 4]"),
         (np.zeros(4, np.float32), pb.ERROR_CODE_WRONG_SHAPE, "has shape [4], expected [0 to 2, 4]"),
-        (np.zeros((1, 4), np.float64), pb.ERROR_CODE_WRONG_DTYPE, "is not float32 of shape [1, 4]"),
+        (np.zeros((1, 4), np.float64), pb.ERROR_CODE_WRONG_DTYPE, "is not float32; convert it"),
         (np.full((1, 4), np.nan, np.float32), pb.ERROR_CODE_NOT_FINITE, "are not finite and within"),
         (np.full((1, 4), -np.inf, np.float32), pb.ERROR_CODE_NOT_FINITE, "are not finite and within"),
         (np.full((1, 4), BOUND + 1, np.float32), pb.ERROR_CODE_NOT_FINITE, "are not finite and within"),

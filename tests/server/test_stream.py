@@ -16,7 +16,7 @@ from chunkcast.client import (
     PolicyNotFound,
     UnsafeAction,
 )
-from chunkcast.client.sim.private_server import PrivateServer
+from chunkcast.client.private_server import PrivateServer
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 from tests.conftest import ServeBundle

@@ -144,8 +144,7 @@ class ActionStream:
 
         Raises:
             ChunkTimeout: there is none in time.
-            UnsafeAction: the answer cannot be read as actions; the stream goes on.
-            PolicyUnavailable: the stream is over.
+            PolicyUnavailable: the stream is over, or cannot be relied on.
         """
         response = self._next(timeout)
         return self._order.answered(response), decode_answer(response)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkcast.client.action_stream import ActionStream
-from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyUnavailable, RobotMismatch
+from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyOverloaded, PolicyUnavailable, RobotMismatch
 from chunkcast.client.playback import Playback, PlaybackConfig
 from chunkcast.client.policy_client import PolicyClient
-from chunkcast.client.reconnect import Backoff
+from chunkcast.client.reconnect import Backoff, require_same_contract
 from chunkcast.client.robot import Robot
 from chunkcast.client.wire import ActionChunk, Observation
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.contract import contract_difference
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class ChunkPlayer:
         timeout: float = 0.5,
         on_chunk: Callable[[ActionChunk, float], None] | None = None,
     ) -> None:
+        if config is not None and execute_steps is not None:
+            raise ValueError("give execute_steps in config, not beside it")
         self.spec: pb.PolicySpec = client.get_policy(policy)
         config = config or PlaybackConfig(execute_steps=execute_steps)
         self._playback = Playback(self.spec, config, timeout)
@@ -101,17 +103,28 @@ class ChunkPlayer:
             UnsafeAction: the policy's answer was withheld, or is not within its specification.
             ChunkcastError: no chunk could be had for as long as the robot may go without: stop it.
         """
-        playback, stream = self._playback, self._connected_stream()
-        messages = playback.begin_tick(observation, time.monotonic())
-        try:
+        playback = self._playback
+        give_up = time.monotonic() + self._timeout
+        self._take_arrived()
+        while True:
+            stream = self._connected_stream(give_up)
+            messages = playback.begin_tick(observation, time.monotonic())
             if stream is not None:
-                for message in messages:
-                    stream.send(message)
-                self._receive(stream)
-        except PolicyUnavailable as lost:
-            playback.disconnected(lost)
-            self._connection.lost(lost)
-        return playback.action()
+                with self._noting_loss():
+                    for message in messages:
+                        stream.send(message)
+                    self._receive(stream)
+            # Only an episode's first chunk is asked for again within a tick: later ones are at the next.
+            again = playback.retry_at()
+            if again is None or max(again, time.monotonic()) >= give_up:
+                break
+            time.sleep(max(0.0, again - time.monotonic()))
+        try:
+            return playback.action()
+        except ChunkTimeout as starved:
+            # A stream without answers may be dead without a sign: the next tick finds another.
+            self._connection.lost(starved)
+            raise
 
     def run(
         self,
@@ -173,9 +186,25 @@ class ChunkPlayer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _connected_stream(self) -> ActionStream | None:
-        """The stream, if there is one; an episode's first tick waits for it."""
-        wait = 0.0 if self._playback.has_chunk else self._timeout
+    @contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except PolicyUnavailable as lost:
+            self._playback.disconnected(lost)
+            self._connection.lost(lost)
+
+    def _take_arrived(self) -> None:
+        """Take what came between two ticks: also the last chunk of a stream that has ended since."""
+        stream = self._connection.current
+        if stream is not None:
+            with self._noting_loss():
+                while self._take_one(stream, self._playback.seconds_before_tick(time.monotonic())):
+                    pass
+
+    def _connected_stream(self, give_up: float) -> ActionStream | None:
+        """The stream, if there is one; an episode's first tick waits for it until ``give_up``."""
+        wait = 0.0 if self._playback.has_chunk else max(0.0, give_up - time.monotonic())
         stream, is_new = self._connection.stream(wait)
         if stream is None:
             self._playback.disconnected(self._connection.error)
@@ -185,16 +214,20 @@ class ChunkPlayer:
 
     def _receive(self, stream: ActionStream) -> None:
         """Take what has arrived, and wait for what this tick should wait for."""
-        while True:
-            wait = self._playback.seconds_to_wait(time.monotonic())
-            try:
-                token, answer = stream.receive(wait)
-            except ChunkTimeout:
+        while (wait := self._playback.seconds_to_wait(time.monotonic())) > 0.0:
+            if not self._take_one(stream, wait):
                 return
-            now = time.monotonic()
-            seconds = self._playback.take(token, answer, now)
-            if seconds is not None and self._on_chunk and isinstance(answer, ActionChunk):
-                self._on_chunk(answer, seconds)
+
+    def _take_one(self, stream: ActionStream, wait: float) -> bool:
+        """Take the next answer; whether there was one within ``wait`` seconds."""
+        try:
+            token, answer = stream.receive(wait)
+        except ChunkTimeout:
+            return False
+        seconds = self._playback.take(token, answer, time.monotonic())
+        if seconds is not None and self._on_chunk and isinstance(answer, ActionChunk):
+            self._on_chunk(answer, seconds)
+        return True
 
 
 class ControlRate:
@@ -255,8 +288,6 @@ class _Connection:
         Raises:
             RobotMismatch: the server came back with another contract.
         """
-        if self._stream is not None and self._stream.over:
-            self.lost(PolicyUnavailable("the server ended the stream"))
         with self._lock:
             if self._stream is None and wait > 0.0:
                 self._hurry.set()  # a robot waits: try at once, however long the server has been away
@@ -266,6 +297,11 @@ class _Connection:
                 raise self._error
             is_new, self._is_new = self._is_new, False
             return self._stream, is_new
+
+    @property
+    def current(self) -> ActionStream | None:
+        """The stream, perhaps over, or ``None`` while another is being opened."""
+        return self._stream
 
     @property
     def error(self) -> ChunkcastError:
@@ -294,22 +330,18 @@ class _Connection:
 
     def _reconnect(self, old: ActionStream) -> None:
         old.close()
-        backoff = Backoff()
+        backoff, retry_after = Backoff(), 0.0
         while True:
-            if self._hurry.wait(backoff.next_wait()):
+            if self._hurry.wait(max(backoff.next_wait(), retry_after)):
                 self._hurry.clear()
                 backoff.reset()
             if self._closed:
                 return
             try:
-                served = self._client.get_policy(self._spec.name)
-                if difference := contract_difference(self._spec, served):
-                    raise RobotMismatch(
-                        f"{self._spec.name} is now version {served.version} with another contract: {difference}; make "
-                        "another player"
-                    )
+                require_same_contract(self._spec, self._client.get_policy(self._spec.name))
                 stream = self._client.stream(self._spec.name, robot_id=self._robot_id, timeout=self._timeout)
             except ChunkcastError as error:
+                retry_after = error.retry_after if isinstance(error, PolicyOverloaded) else 0.0
                 with self._lock:
                     self._error = error
                     self._lock.notify_all()

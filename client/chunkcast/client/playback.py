@@ -20,7 +20,7 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ from chunkcast.v1 import policy_pb2 as pb
 Overlap = Literal["replace", "ensemble", "real-time-chunking"]
 Starvation = Literal["hold", "decelerate", "stop"]
 
-LATENCIES_KEPT = 10
+DELAYS_KEPT = 10
 """The estimate is the longest of the last few: a chunk that comes earlier costs nothing, a later one a jump."""
 
 ENSEMBLE_DECAY = 0.01
@@ -100,11 +100,21 @@ class Playback:
         self._require_valid(config)
         self.rate_hz = action.control_rate_hz
         self._check_actions = ActionCheck(spec)
-        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._latencies: deque[float] = deque(maxlen=DELAYS_KEPT)
+        self._delays: deque[int] = deque(maxlen=DELAYS_KEPT)
+        self._connected = True
+        self._tick_began = 0.0
+        self.episode_id = ""
         self.begin_episode("")
 
     def begin_episode(self, instruction: str, *, episode_id: str | None = None, noise_seed: int | None = None) -> str:
-        """Forget chunks and history; returns the episode's id, a random one by default."""
+        """Forget chunks and history; returns the episode's id, a random one by default.
+
+        Raises:
+            ValueError: the id is that of the episode before, whose late answers would be taken for this one's.
+        """
+        if episode_id and episode_id == self.episode_id:
+            raise ValueError(f"episode_id {episode_id!r} is that of the episode before; each needs one of its own")
         self._instruction, self._noise_seed = instruction, noise_seed
         self.episode_id = episode_id or uuid.uuid4().hex
         self._tick = -1
@@ -120,6 +130,7 @@ class Playback:
         self._starved_for = self.starved_ticks = 0
         self._reason: ChunkcastError | None = None
         self._new_chunk = self.at_border = False
+        self._between_ticks = True
         return self.episode_id
 
     @property
@@ -139,7 +150,8 @@ class Playback:
         if self._tick < 0:
             check_observation(self.spec, observation)
         self._tick += 1
-        self._new_chunk = False
+        self._between_ticks = False
+        self._tick_began = now
         self._take_up()
         messages: list[pb.Observation] = []
         if self._wants_chunk(now):
@@ -156,12 +168,21 @@ class Playback:
             self._history.append((self._tick, observation))
         return messages
 
+    def seconds_before_tick(self, now: float) -> float:
+        """How long the next tick waits for an answer before it begins: only in a simulation, where a chunk is due at a tick and
+        what is asked for at that tick depends on it.
+        """
+        delay = self._config.simulated_delay
+        if delay is None or self._pending is None or self._tick + 1 - self._pending < delay:
+            return 0.0
+        return max(0.0, self._sent_at + self._timeout - now)
+
     def seconds_to_wait(self, now: float) -> float:
         """How long this tick may still wait for an answer: 0 if it need not."""
         if self._pending is None and self._arrived is None:
             return 0.0
         if not self._chunks:
-            return max(0.0, self._sent_at + self._timeout - now) if self._pending is not None else 0.0
+            return max(0.0, self._sent_at + self._timeout - now)
         delay = self._config.simulated_delay
         if delay is not None:
             due = self._pending is not None and self._tick - self._pending >= delay
@@ -207,6 +228,15 @@ class Playback:
     def connected(self) -> None:
         """There is a connection again, to a server that knows nothing of this episode."""
         self._connected, self._resend = True, self._tick >= 0
+        self._pending = self._last_request = None
+
+    def retry_at(self) -> float | None:
+        """When an episode's first chunk, which the server had no time for, may be asked for again: monotonic seconds;
+        ``None`` where there is nothing to ask again. The observation then counts as the next tick's.
+        """
+        if self._chunks or self._arrived is not None or self._pending is not None or not self._connected:
+            return None
+        return self._not_before if self._tick >= 0 and self._sent_at > 0.0 else None
 
     def action(self) -> npt.NDArray[np.float32]:
         """This tick's action, float32 ``[action size]``.
@@ -216,7 +246,8 @@ class Playback:
                 decelerated for as long as it may: stop it.
         """
         action = self._planned()
-        self.at_border = self._new_chunk and self._last_action is not None
+        self._between_ticks = True
+        self.at_border, self._new_chunk = self._new_chunk and self._last_action is not None, False
         if action is None:
             action = self._starved()
         else:
@@ -240,17 +271,26 @@ class Playback:
             raise ValueError(
                 f"execute_steps is {config.execute_steps}, expected 1 to {action.horizon}, the policy's horizon"
             )
-        if not self._timeout > 0.0:
+        if not 0.0 < self._timeout < math.inf:
             raise ValueError(f"timeout is {self._timeout}, expected seconds above 0")
         if config.overlap == "real-time-chunking" and not action.max_committed_steps:
             raise ValueError(
                 f"{self.spec.name} has not learned to continue committed actions (max_committed_steps is 0); train it "
                 "with --max-committed-steps, or play it with overlap='replace' or 'ensemble'"
             )
+        if config.overlap not in get_args(Overlap) or config.starvation not in get_args(Starvation):
+            raise ValueError(
+                f"overlap is {config.overlap!r} and starvation {config.starvation!r}, expected one of "
+                f"{', '.join(get_args(Overlap))}, and one of {', '.join(get_args(Starvation))}"
+            )
         if self._rest.shape != (len(action.elements),) or not np.isfinite(self._rest).all():
             expected = f"[{len(action.elements)}], finite"
             raise ValueError(f"rest_action has shape {list(self._rest.shape)}, expected {expected}")
-        if config.max_starved_ticks < 0 or not 0.0 <= config.patience <= 1.0:
+        bounds = [(element.low, element.high) for element in action.elements]
+        inside = all(low <= value <= high for value, (low, high) in zip(self._rest.tolist(), bounds, strict=True))
+        if not inside and (config.starvation == "decelerate" or config.rest_action is not None):
+            raise ValueError(f"rest_action is {self._rest.tolist()}, expected within the action bounds {bounds}")
+        if not 0 <= config.max_starved_ticks < math.inf or not 0.0 <= config.patience <= 1.0:
             raise ValueError(
                 f"max_starved_ticks is {config.max_starved_ticks} and patience {config.patience}, expected 0 or more "
                 "and 0 to 1"
@@ -264,7 +304,6 @@ class Playback:
             )
 
     def _wants_chunk(self, now: float) -> bool:
-        self._tick_began = now
         if not self._connected or self._pending is not None or self._arrived is not None or now < self._not_before:
             return False
         if self._last_request is None:
@@ -276,8 +315,6 @@ class Playback:
         )
 
     def _request(self, observation: Observation, now: float) -> pb.Observation:
-        self._pending = self._last_request = self._tick
-        self._sent_at = now
         committed = None
         if self._config.overlap == "real-time-chunking" and self._chunks:
             count = min(self._delay_ticks(), self.spec.action.max_committed_steps, self._rows_left())
@@ -286,7 +323,10 @@ class Playback:
         if self._config.simulated_delay is None:
             # A chunk whose last tick has passed is of no use.
             deadline = self.spec.action.horizon / self.rate_hz
-        return self._message(observation, self._tick, deadline=deadline, committed_actions=committed)
+        message = self._message(observation, self._tick, deadline=deadline, committed_actions=committed)
+        self._pending = self._last_request = self._tick
+        self._sent_at = now
+        return message
 
     def _message(
         self,
@@ -312,8 +352,7 @@ class Playback:
         """Ticks that will be played from the old chunk before a chunk that is asked for now is there."""
         if self._config.simulated_delay is not None:
             return self._config.simulated_delay
-        ticks = self.latency * self.rate_hz
-        return 0 if ticks <= self._config.patience else math.ceil(ticks)
+        return max(self._delays, default=0)
 
     def _take_up(self) -> None:
         """Let an arrived chunk take part, from its row for this tick on; rows before it are late and discarded."""
@@ -321,6 +360,8 @@ class Playback:
         if chunk is None or (delay is not None and self._chunks and self._tick - chunk.step < delay):
             return
         self._arrived = None
+        # What arrives between two ticks is played from the next one on.
+        self._delays.append(self._tick + self._between_ticks - chunk.step)
         if self._tick - chunk.step >= len(chunk.actions):
             self._last_request = None  # all of it is late: ask again
             return
@@ -370,6 +411,3 @@ class Playback:
             return PolicyOverloaded(f"{after}: {reason}", reason.retry_after)
         kind = type(reason) if isinstance(reason, PolicyUnavailable) else PolicyUnavailable
         return kind(f"{after}: {reason}")
-
-    _connected = True
-    _tick_began = 0.0

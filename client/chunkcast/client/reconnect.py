@@ -1,9 +1,13 @@
-"""How long to wait before the next attempt to connect."""
+"""Connecting again: how long to wait before the next attempt, and whether what is back is still the same policy."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+
+from chunkcast.client.errors import RobotMismatch
+from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import contract_difference
 
 
 @dataclass
@@ -29,3 +33,15 @@ class Backoff:
     def reset(self) -> None:
         """There is a connection again."""
         self._attempt = 0
+
+
+def require_same_contract(played: pb.PolicySpec, served: pb.PolicySpec) -> None:
+    """Accept another version of the policy that is played.
+
+    Raises:
+        RobotMismatch: its contract is another.
+    """
+    if difference := contract_difference(played, served):
+        raise RobotMismatch(
+            f"{played.name} is now version {served.version} with another contract: {difference}; make another player"
+        )

@@ -43,6 +43,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A server whose machine lost power sends nothing, not even an end: without pings a stream to it looks alive.
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 * 2**20),
 )
 
@@ -109,14 +113,21 @@ class AnswerOrder:
         """What ``response`` answers.
 
         Raises:
-            PolicyUnavailable: nothing; the stream cannot be relied on.
+            PolicyUnavailable: nothing that was asked next; the stream cannot be relied on.
         """
+        kind = response.WhichOneof("response")
+        if kind not in ("chunk", "dropped", "error"):
+            raise PolicyUnavailable(f"the server sent an answer of an unknown kind ({kind}); open another stream")
+        answer = getattr(response, kind)
+        asked = (answer.episode_id, answer.step)
         while self._sent:
             token = self._sent.popleft()
-            refused = response.HasField("error") and response.error.step == token.step
-            if not token.history_only or refused:
+            mine = (token.episode_id, token.step) == asked
+            if mine and (not token.history_only or kind == "error"):
                 return token
-        raise PolicyUnavailable("the server sent an answer to nothing; open another stream")
+            if not token.history_only:
+                break
+        raise PolicyUnavailable(f"the server sent an answer to step {answer.step}, which was not asked next; reconnect")
 
 
 def encode_observation(
@@ -151,14 +162,13 @@ def encode_observation(
 
 
 def decode_answer(response: pb.StreamActionsResponse) -> Answer:
-    """A stream's response as an answer.
-
-    Raises:
-        UnsafeAction: it is a chunk whose actions are not finite float32 ``[horizon, action size]``.
-    """
+    """A stream's response as an answer; a chunk that cannot be read as actions is an ``UnsafeAction``."""
     kind = response.WhichOneof("response")
     if kind == "chunk":
-        return decode_chunk(response.chunk)
+        try:
+            return decode_chunk(response.chunk)
+        except UnsafeAction as unreadable:
+            return unreadable
     if kind == "dropped":
         name = pb.DropReason.Name(response.dropped.reason) if response.dropped.reason in pb.DropReason.values() else ""
         return Dropped(response.dropped.step, name.removeprefix("DROP_REASON_").lower())
@@ -202,8 +212,10 @@ def error_of(error: grpc.RpcError) -> ChunkcastError:
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return ObservationError(pb.ERROR_CODE_BAD_REQUEST, details)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        pushback = dict(trailers or ()).get(RETRY_TRAILER, "")
-        return PolicyOverloaded(details, int(pushback) / 1e3 if str(pushback).isdigit() else 0.0)
+        # gRPC itself says RESOURCE_EXHAUSTED of a message that is too large: that is no overload.
+        pushback = str(dict(trailers or ()).get(RETRY_TRAILER, ""))
+        if pushback.isdigit():
+            return PolicyOverloaded(details, int(pushback) / 1e3)
     return PolicyUnavailable(f"{code.name.lower() if code else 'unknown'}: {details}")
 
 

@@ -12,8 +12,16 @@ def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:
     every instruction must be known still.
     """
 
-    def observations(spec: pb.PolicySpec) -> list[tuple[str, int, tuple[int, ...]]]:
-        return sorted((entry.key, int(entry.dtype), tuple(entry.shape)) for entry in spec.observations)
+    def observations(spec: pb.PolicySpec) -> list[tuple[str, int, tuple[int, ...], tuple[tuple[str, str], ...]]]:
+        return sorted(
+            (
+                entry.key,
+                int(entry.dtype),
+                tuple(entry.shape),
+                tuple((element.name, element.unit) for element in entry.elements),
+            )
+            for entry in spec.observations
+        )
 
     def actions(spec: pb.PolicySpec) -> list[tuple[str, str, float, float]]:
         return [(element.name, element.unit, element.low, element.high) for element in spec.action.elements]

@@ -81,17 +81,17 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """A tensor is missing, or one is not in PolicySpec.observations."""
     ERROR_CODE_WRONG_DTYPE: _ErrorCode.ValueType  # 2
     ERROR_CODE_WRONG_SHAPE: _ErrorCode.ValueType  # 3
-    """The shape differs from the specification, or the data from the shape."""
+    """The shape differs from the specification, or the data from the shape; or too many committed actions."""
     ERROR_CODE_NOT_FINITE: _ErrorCode.ValueType  # 4
-    """NaN or infinity in the observation."""
+    """NaN or infinity in the observation, or a committed action that is not finite and within its bounds."""
     ERROR_CODE_OUT_OF_ORDER: _ErrorCode.ValueType  # 5
     """The step is not above the episode's last one."""
     ERROR_CODE_UNKNOWN_INSTRUCTION: _ErrorCode.ValueType  # 6
     """The policy needs an instruction and has none, or does not know this one."""
     ERROR_CODE_BAD_REQUEST: _ErrorCode.ValueType  # 7
-    """The request held no observation, opened the stream twice, or an identifier was too long."""
+    """The request held no observation, opened the stream twice, an identifier was too long, or the deadline not above 0."""
     ERROR_CODE_UNSAFE_ACTION: _ErrorCode.ValueType  # 8
-    """The policy's own output was not finite. No action is sent: the robot should hold or stop."""
+    """The policy's own output was not finite or out of its bounds. No action is sent: the robot should hold or stop."""
     ERROR_CODE_INTERNAL: _ErrorCode.ValueType  # 9
     """The server failed; the reason is in its log. The robot should hold or stop."""
     ERROR_CODE_OVERLOADED: _ErrorCode.ValueType  # 10
@@ -106,17 +106,17 @@ ERROR_CODE_WRONG_KEY: ErrorCode.ValueType  # 1
 """A tensor is missing, or one is not in PolicySpec.observations."""
 ERROR_CODE_WRONG_DTYPE: ErrorCode.ValueType  # 2
 ERROR_CODE_WRONG_SHAPE: ErrorCode.ValueType  # 3
-"""The shape differs from the specification, or the data from the shape."""
+"""The shape differs from the specification, or the data from the shape; or too many committed actions."""
 ERROR_CODE_NOT_FINITE: ErrorCode.ValueType  # 4
-"""NaN or infinity in the observation."""
+"""NaN or infinity in the observation, or a committed action that is not finite and within its bounds."""
 ERROR_CODE_OUT_OF_ORDER: ErrorCode.ValueType  # 5
 """The step is not above the episode's last one."""
 ERROR_CODE_UNKNOWN_INSTRUCTION: ErrorCode.ValueType  # 6
 """The policy needs an instruction and has none, or does not know this one."""
 ERROR_CODE_BAD_REQUEST: ErrorCode.ValueType  # 7
-"""The request held no observation, opened the stream twice, or an identifier was too long."""
+"""The request held no observation, opened the stream twice, an identifier was too long, or the deadline not above 0."""
 ERROR_CODE_UNSAFE_ACTION: ErrorCode.ValueType  # 8
-"""The policy's own output was not finite. No action is sent: the robot should hold or stop."""
+"""The policy's own output was not finite or out of its bounds. No action is sent: the robot should hold or stop."""
 ERROR_CODE_INTERNAL: ErrorCode.ValueType  # 9
 """The server failed; the reason is in its log. The robot should hold or stop."""
 ERROR_CODE_OVERLOADED: ErrorCode.ValueType  # 10

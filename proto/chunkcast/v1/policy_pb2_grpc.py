@@ -78,7 +78,8 @@ class PolicyServiceServicer(object):
 
     def PredictChunk(self, request, context):
         """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-        answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
+        answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms, a deadline
+        that passed in the queue DEADLINE_EXCEEDED, and a failure of the server INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,8 @@ class PolicyServiceStub:
     """
     PredictChunk: _grpc.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]
     """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-    answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
+    answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms, a deadline
+    that passed in the queue DEADLINE_EXCEEDED, and a failure of the server INTERNAL.
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]
     """The policies that this server is ready to run."""
@@ -70,7 +71,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """
     PredictChunk: _aio.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]  # type: ignore[assignment]
     """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-    answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
+    answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms, a deadline
+    that passed in the queue DEADLINE_EXCEEDED, and a failure of the server INTERNAL.
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPoliciesRequest, _policy_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """The policies that this server is ready to run."""
@@ -101,7 +103,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.PredictChunkResponse, _abc.Awaitable[_policy_pb2.PredictChunkResponse]]:
         """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
-        answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms.
+        answer of the policy ABORTED, a full queue RESOURCE_EXHAUSTED with the trailer grpc-retry-pushback-ms, a deadline
+        that passed in the queue DEADLINE_EXCEEDED, and a failure of the server INTERNAL.
         """
 
     @_abc_1.abstractmethod

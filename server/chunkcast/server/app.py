@@ -35,9 +35,13 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 KEEPALIVE_MS = 10_000
 """A robot that does not answer a ping for as long again is gone."""
 
+SPARE_CALLS = 64
+"""Health probes, specifications, outcomes: unary calls that compute nothing."""
+
 SWITCH_SECONDS = 0.0002
-"""How long a thread waits for Python's lock before it asks for it. By default 5 ms: a batch that is done would lie there
-for longer than it took to compute, while the event loop reads and writes (32 robots: 2,000 chunks/s, with this 3,000)."""
+"""How long a thread waits for Python's lock before it asks for it. By default 5 ms: a batch that is done would lie
+there for longer than it took to compute, while the event loop reads and writes (32 robots: 2,000 chunks/s; with this
+3,000)."""
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
 ADMIN_SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -110,9 +114,13 @@ async def start_server(config: ServeConfig) -> RunningServer:
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
             ("grpc.keepalive_permit_without_calls", 1),
+            # Robots ping every 2 s, to notice a server that lost power.
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             # A second server on the same port would take half of the robots without a word.
             ("grpc.so_reuseport", 0),
-        ]
+        ],
+        # Streams and waiting observations have bounds and hints of their own; this one bounds what is not yet read.
+        maximum_concurrent_rpcs=config.max_streams + config.max_waiting + SPARE_CALLS,
     )
     pb_grpc.add_PolicyServiceServicer_to_server(service, server)
     health_servicer = health.aio.HealthServicer()
@@ -161,11 +169,11 @@ def _load(config: ServeConfig, policies: Policies, store: Store | None) -> None:
         folders = [config.store / name for name in store.names_by_age()]
         if not folders:
             raise BundleError(f"{config.store} holds no bundle; export one into it, or give --bundle DIR")
+    if store:
+        store.mark_seen()  # before loading: what appears meanwhile is for the watch
     for folder in folders:
         version = policies.add(policies.prepare(folder))
         policies.promote(version.spec.name, version.spec.version)
-    if store:
-        store.mark_seen()
 
 
 def _bind(server: grpc.aio.Server, address: str) -> str:

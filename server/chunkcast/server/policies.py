@@ -110,14 +110,20 @@ class Policies:
         """Take in a prepared version; a policy's first is promoted. One that is there already is left as it is.
 
         Raises:
-            BundleError: its contract is not that of the policy's promoted version.
+            BundleError: its contract is not that of the policy's promoted version, or its version is taken.
         """
         spec = engine.spec
         policy = self._policies.get(spec.name)
         if policy is not None:
             if spec.version in policy.versions:
                 engine.close()
-                return policy.versions[spec.version]
+                loaded = policy.versions[spec.version]
+                if loaded.spec != spec:
+                    raise BundleError(
+                        f"{spec.name} {spec.version} is loaded with another specification; export the bundle with a "
+                        "--version of its own"
+                    )
+                return loaded
             if difference := contract_difference(policy.promoted.spec, spec):
                 engine.close()
                 raise BundleError(
@@ -169,13 +175,19 @@ class Policies:
 
         Raises:
             UnknownPolicy: it is not loaded.
+            PolicyError: its contract is not that of the version that is promoted.
         """
+        if not version:
+            raise PolicyError("no version given; chunkcast-admin list shows those that are loaded")
         policy, chosen = self._policy(name), self.find(name, version)
         if chosen is policy.promoted:
             return chosen
         # Checked when it was loaded, but against what was promoted then.
         if difference := contract_difference(policy.promoted.spec, chosen.spec):
             raise PolicyError(f"{name} {version} has another contract than the version that is served: {difference}")
+        return self._promote(policy, chosen)
+
+    def _promote(self, policy: _Policy, chosen: PolicyVersion) -> PolicyVersion:
         outdated, policy.previous, policy.promoted = policy.previous, policy.promoted, chosen
         chosen.outdated = False
         if outdated is not None and outdated is not chosen:
@@ -196,7 +208,8 @@ class Policies:
         policy = self._policy(name)
         if policy.previous is None:
             raise PolicyError(f"{policy.promoted.spec.name} has no version to roll back to; load and promote one")
-        return self.promote(policy.promoted.spec.name, policy.previous.spec.version)
+        # Robots that follow an instruction which only the newer version knows are told so; the others come first.
+        return self._promote(policy, policy.previous)
 
     def unload(self, name: str, version: str) -> None:
         """Forget a version; what waits for it is answered first.

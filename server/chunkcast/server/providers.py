@@ -9,9 +9,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from chunkcast.server.bundle import Bundle
 from chunkcast.server.errors import BundleError, ProviderMissing
+
+log = structlog.get_logger()
 
 ProviderChoice = Literal["auto", "tensorrt", "cuda", "cpu"]
 
@@ -134,9 +137,14 @@ def open_session(bundle: Bundle, threads: int, providers: Sequence[ProviderChoic
     for choice in request.required:
         if _NAMES[choice] not in available or (choice != "cpu" and not has_cuda_driver()):
             raise ProviderMissing(_missing(choice))
-    # A CUDA graph replays every kernel of a run with one launch; the unrolled sampler has neither If nor Loop.
-    with_options = [(name, {"enable_cuda_graph": "1"}) if "CUDA" in name else name for name in request.names]
-    session = _session(bundle, threads, with_options)
+    session = None
+    if request.names[0] == _NAMES["cuda"]:
+        # A CUDA graph replays every kernel of a run with one launch; the unrolled sampler has neither If nor Loop.
+        try:
+            session = _session(bundle, threads, [(_NAMES["cuda"], {"enable_cuda_graph": "1"}), *request.names[1:]])
+        except BundleError as refused:
+            log.warning("no CUDA graphs: not every node runs on the device", reason=str(refused))
+    session = session or _session(bundle, threads, list(request.names))
     opened = session.get_providers()
     for choice in request.required:
         # ONNX Runtime goes on without a provider whose libraries it cannot load.
@@ -164,7 +172,8 @@ def _session(bundle: Bundle, threads: int, providers: list[Any]) -> Any:
     # Spinning saves some microseconds and burns a core that the robots' streams need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(bundle.graph, options, providers=providers)
+        # No fallback of ONNX Runtime's own, which would print to standard output.
+        return onnxruntime.InferenceSession(bundle.graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no public base class
         reason = str(error).splitlines()[0]
         raise BundleError(f"{bundle.spec.name}: ONNX Runtime cannot load the graph ({reason})") from None

@@ -200,8 +200,9 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         if first.WhichOneof("request") != "open":
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the first request must open the stream")
         opening: pb.OpenStream = first.open
-        if len(opening.robot_id) > MAX_IDENTIFIER_LENGTH:
-            message = f"robot_id is longer than {MAX_IDENTIFIER_LENGTH} characters"
+        # It goes to the log, where control characters could pretend to be other lines.
+        if len(opening.robot_id) > MAX_IDENTIFIER_LENGTH or not (opening.robot_id or "-").isprintable():
+            message = f"robot_id must be printable and at most {MAX_IDENTIFIER_LENGTH} characters long"
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
         return opening
 

@@ -196,9 +196,12 @@ class _CommittedActions:
                 pb.ERROR_CODE_WRONG_SHAPE,
                 f"committed_actions has shape {_list_some(shape)}, expected [0 to {self._longest}, {size}]",
             )
-        if tensor.dtype != pb.DATA_TYPE_FLOAT32 or len(tensor.data) != 4 * shape[0] * size:
+        if tensor.dtype != pb.DATA_TYPE_FLOAT32:
+            raise ObservationRejected(pb.ERROR_CODE_WRONG_DTYPE, "committed_actions is not float32; convert it")
+        if len(tensor.data) != 4 * shape[0] * size:
             raise ObservationRejected(
-                pb.ERROR_CODE_WRONG_DTYPE, f"committed_actions is not float32 of shape {shape}; convert it"
+                pb.ERROR_CODE_WRONG_SHAPE,
+                f"committed_actions has {len(tensor.data)} bytes of data, expected {4 * shape[0] * size} for {shape}",
             )
         actions = _committed(tensor)
         if not ((actions >= self._low) & (actions <= self._high)).all():

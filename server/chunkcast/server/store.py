@@ -61,10 +61,10 @@ class Store:
         if not os.path.isdir(self._folder / name):
             shown = name[:MAX_IDENTIFIER_LENGTH]
             raise BundleError(f"the store has no bundle {shown!r}; expected one of {self._names()}")
+        # An operator who goes away does not end what was begun: the next load waits for it.
+        loading = asyncio.ensure_future(self._load(self._folder / name))
         try:
-            async with self._loading:
-                engine = await asyncio.to_thread(self._policies.prepare, self._folder / name)
-                version = self._policies.add(engine)
+            version = await asyncio.shield(loading)
         except (BundleError, ProviderMissing, OSError) as refused:
             self._statistics.reloads["refused"] += 1
             log.warning("bundle refused", bundle=name, reason=str(refused))
@@ -73,6 +73,10 @@ class Store:
             raise
         self._statistics.reloads["ok"] += 1
         return version
+
+    async def _load(self, folder: Path) -> PolicyVersion:
+        async with self._loading:
+            return self._policies.add(await asyncio.to_thread(self._policies.prepare, folder))
 
     def mark_seen(self) -> None:
         """Take what lies in the store now as known to a later ``watch``."""
@@ -84,7 +88,11 @@ class Store:
         """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            found = await asyncio.to_thread(self._look)
+            try:
+                found = await asyncio.to_thread(self._look)
+            except OSError as error:
+                log.warning("the store cannot be read", store=str(self._folder), reason=error.strerror)
+                continue
             changed = [name for name, state in found.items() if self._seen.get(name) != state]
             # The oldest first: the newest is what stays promoted.
             for name in sorted(changed, key=lambda name: found[name]):
@@ -108,8 +116,8 @@ class Store:
         return ", ".join(names[:16]) + (", ..." if len(names) > 16 else "") if names else "none: it is empty"
 
     def _look(self) -> dict[str, _Seen]:
-        """Each bundle's age and identity: when its specification was written, and of all its files the latest modification
-        time, the size and the number. A bundle that is copied in file by file changes until it is whole.
+        """Each bundle's age and identity: when its specification was written, and of all its files the latest
+        modification time, the size and the number. A bundle that is copied in file by file changes until it is whole.
         """
         found: dict[str, _Seen] = {}
         for file in self._folder.glob(f"*/{SPEC_NAME}"):
@@ -120,6 +128,8 @@ class Store:
                 written = file.stat().st_mtime_ns
                 files = [entry.stat() for entry in os.scandir(file.parent) if entry.is_file()]
             except OSError:
+                files = []
+            if not files:
                 continue  # gone again, or out of reach: the watch goes on
             latest = max(status.st_mtime_ns for status in files)
             size = sum(status.st_size for status in files)

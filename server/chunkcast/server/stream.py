@@ -106,15 +106,25 @@ class RobotStream:
         self._draining = True
 
     async def _read(self) -> None:
-        while (request := await self._context.read()) is not grpc.aio.EOF:
-            self._take(request)
-            # A chunk that was computed at once leaves without another turn of the event loop.
-            await self._flush()
-            while len(self._places) >= MAX_UNSENT:
-                self._room.clear()
-                await self._room.wait()
+        reading = asyncio.ensure_future(self._context.read())
+        try:
+            behind = False
+            while (request := await reading) is not grpc.aio.EOF:
+                # The next one is read meanwhile: whether it is there when this one is answered tells of a robot that
+                # sends faster than it is served, whose stale observations must not be computed one after the other.
+                reading = asyncio.ensure_future(self._context.read())
+                await asyncio.sleep(0)
+                self._take(request, alone=not behind and self._statistics.active_streams == 1)
+                # A chunk that was computed at once leaves without another turn of the event loop.
+                await self._flush()
+                behind = reading.done()
+                while len(self._places) >= MAX_UNSENT:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            reading.cancel()
 
-    def _take(self, request: pb.StreamActionsRequest) -> None:
+    def _take(self, request: pb.StreamActionsRequest, *, alone: bool) -> None:
         """Check an observation and queue it; a refusal is its answer."""
         observation, arrived, place = request.observation, time.perf_counter(), _Place()
         try:
@@ -139,7 +149,7 @@ class RobotStream:
                 inputs,
                 answer,
                 deadline=observation.deadline if observation.HasField("deadline") else None,
-                alone=self._statistics.active_streams == 1,
+                alone=alone,
             )
         except (ObservationRejected, Overloaded) as refused:
             self._refuse(place, observation, refused)
@@ -189,7 +199,9 @@ class RobotStream:
             else:
                 return pb.StreamActionsResponse(chunk=chunk)
         if isinstance(outcome, Failed):
-            self._log.error("chunk failed", step=observation.step, exc_info=outcome.error)
+            if pb.ERROR_CODE_INTERNAL not in self._refusals_logged:
+                self._refusals_logged.add(pb.ERROR_CODE_INTERNAL)
+                self._log.error("chunk failed", step=observation.step, exc_info=outcome.error)
             version.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
             return observation_error(observation, pb.ERROR_CODE_INTERNAL, Exception(FAILED))
         reason = pb.DROP_REASON_DEADLINE if isinstance(outcome, Expired) else pb.DROP_REASON_NEWER_OBSERVATION

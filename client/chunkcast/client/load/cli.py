@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -62,11 +63,13 @@ class LoadConfig:
         """Refuse what makes no load."""
         if self.server is None and self.bundle is None:
             raise BadFlag("give --bundle DIR, or --server HOST:PORT of a running server")
-        if self.streams < 1 or not self.seconds > 0.0 or self.warm_up < 0.0:
+        if self.streams < 1 or not 0.0 < self.seconds < math.inf or not 0.0 <= self.warm_up < math.inf:
             raise BadFlag(
                 f"--streams is {self.streams}, --seconds {self.seconds} and --warm-up {self.warm_up}, expected at "
                 "least 1, above 0 and 0 or more"
             )
+        if not 0.0 < self.deadline_ms < math.inf:
+            raise BadFlag(f"--deadline-ms is {self.deadline_ms}, expected above 0")
         if self.rate is not None and not 0.0 < self.rate <= 10_000.0:
             raise BadFlag(f"--rate is {self.rate}, expected above 0 and at most 10000 observations a second")
         if self.bundle is not None and not (self.bundle / "policy.json").is_file():

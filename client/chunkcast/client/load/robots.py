@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from chunkcast.client.errors import ChunkTimeout, PolicyUnavailable
 from chunkcast.client.wire import CHANNEL_OPTIONS, encode_observation, error_of
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
@@ -77,11 +78,15 @@ async def drive(
     phases = _Phases(started + warm_up, started + warm_up + seconds)
     try:
         robots = [_Robot(channels[index % len(channels)], spec, index, phases, measured) for index in range(streams)]
-        await asyncio.gather(
-            *(robot.closed_loop() if rate_hz is None else robot.open_loop(rate_hz, streams) for robot in robots)
-        )
+        loops = (robot.closed_loop() if rate_hz is None else robot.open_loop(rate_hz, streams) for robot in robots)
+        async with asyncio.timeout(warm_up + seconds + ANSWER_SECONDS):
+            await asyncio.gather(*loops)
     except grpc.RpcError as error:
         raise error_of(error) from None
+    except asyncio.InvalidStateError:
+        raise PolicyUnavailable("the server ended a stream") from None
+    except TimeoutError:
+        raise ChunkTimeout(f"the server left a robot without an answer for {ANSWER_SECONDS:g} s") from None
     finally:
         await asyncio.gather(*(channel.close() for channel in channels))
     measured.seconds = seconds
