@@ -74,7 +74,7 @@ def main(config: DelaysConfig) -> None:
                 f"{summary['jump_elsewhere']['mean']:.3f}",
             )
         table.add_section()
-    Console().print(table)
+    Console(width=120).print(table)
     config.json.parent.mkdir(parents=True, exist_ok=True)
     aside = config.json.with_name(f".{config.json.name}.writing")
     aside.write_text(json.dumps({"runs": runs}, indent=1) + "\n")

@@ -169,8 +169,8 @@ class Playback:
         return messages
 
     def seconds_before_tick(self, now: float) -> float:
-        """How long the next tick waits for an answer before it begins: only in a simulation, where a chunk is due at a tick and
-        what is asked for at that tick depends on it.
+        """How long the next tick waits for an answer before it begins: only in a simulation, where a chunk is due at a
+        tick, and what is asked for at that tick depends on it.
         """
         delay = self._config.simulated_delay
         if delay is None or self._pending is None or self._tick + 1 - self._pending < delay:

@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -76,6 +79,7 @@ class Store:
 
     async def _load(self, folder: Path) -> PolicyVersion:
         async with self._loading:
+            await asyncio.to_thread(_release_memory)
             return self._policies.add(await asyncio.to_thread(self._policies.prepare, folder))
 
     def mark_seen(self) -> None:
@@ -135,3 +139,12 @@ class Store:
             size = sum(status.st_size for status in files)
             found[file.parent.name] = (written, latest, size, len(files))
         return found
+
+
+def _release_memory() -> None:
+    """Give back what unloaded versions held: their sessions may hang in cycles, and the C library keeps what is freed
+    in the arenas of the threads that freed it.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # malloc_trim is glibc's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
