@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from chunkcast.client import PolicyClient, PolicyUnavailable
-from chunkcast.client.private_server import PrivateServer
+from chunkcast.client.private_server import PrivateServer, private_server
 from tests.conftest import ServeBundle
 from tests.handmade_bundle import STATE_KEY, STATE_SIZE, write_echo_bundle
 
@@ -103,3 +103,11 @@ def test_a_port_in_use_is_refused(echo_server: PrivateServer, tmp_path: Path) ->
     metrics = run_serve("--bundle", bundle, "--listen", "127.0.0.1:0", "--metrics-listen", echo_server.metrics_address)
     assert metrics.returncode == 2
     assert f"cannot listen on {echo_server.metrics_address} for metrics" in metrics.stderr
+
+
+def test_a_store_with_a_damaged_bundle_serves_the_others(tmp_path: Path) -> None:
+    write_echo_bundle(tmp_path / "store" / "good")
+    damaged = write_echo_bundle(tmp_path / "store" / "damaged", name="other")
+    (damaged / "policy.onnx").write_bytes(b"")
+    with private_server(None, "--store", str(tmp_path / "store")) as server, PolicyClient(server.address) as client:
+        assert [spec.name for spec in client.list_policies()] == ["echo"]

@@ -20,7 +20,7 @@ class Backoff:
     """
 
     first: float = 0.05
-    longest: float = 2.0
+    longest: float = 0.5
     _attempt: int = 0
 
     def next_wait(self) -> float:

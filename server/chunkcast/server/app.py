@@ -161,7 +161,7 @@ async def start_server(config: ServeConfig) -> RunningServer:
 
 
 def _load(config: ServeConfig, policies: Policies, store: Store | None) -> None:
-    """Everything that is served from the start; one bundle that cannot be keeps the server from starting."""
+    """Everything that is served from the start."""
     folders = list(config.bundle)
     if not folders:
         assert store is not None
@@ -172,8 +172,17 @@ def _load(config: ServeConfig, policies: Policies, store: Store | None) -> None:
     if store:
         store.mark_seen()  # before loading: what appears meanwhile is for the watch
     for folder in folders:
-        version = policies.add(policies.prepare(folder))
+        try:
+            version = policies.add(policies.prepare(folder))
+        except BundleError as refused:
+            # What was asked for by name must be served; of a store, what can be.
+            if config.bundle:
+                raise
+            log.warning("bundle refused", bundle=folder.name, reason=str(refused))
+            continue
         policies.promote(version.spec.name, version.spec.version)
+    if not policies.promoted:
+        raise BundleError(f"{config.store} holds no bundle that can be served; the log says why of each")
 
 
 def _bind(server: grpc.aio.Server, address: str) -> str:
