@@ -133,11 +133,6 @@ class Playback:
         self._between_ticks = True
         return self.episode_id
 
-    @property
-    def instruction(self) -> str:
-        """Of the episode."""
-        return self._instruction
-
     def begin_tick(self, observation: Observation, now: float) -> list[pb.Observation]:
         """The next tick, with what the robot observes; returns what is to be sent, in order.
 

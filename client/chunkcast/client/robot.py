@@ -11,6 +11,7 @@ import numpy.typing as npt
 from chunkcast.client.errors import RobotMismatch, UnsafeAction
 from chunkcast.client.wire import ActionChunk
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import action_limits
 from chunkcast.v1.tensors import DTYPES
 
 
@@ -36,14 +37,8 @@ class ActionCheck:
         spec: as it was when the robot was compared with it.
     """
 
-    ROUNDING = 1e-5
-    """As a share of an action's range: bounds are compared in float32."""
-
     def __init__(self, spec: pb.PolicySpec) -> None:
-        low = np.array([element.low for element in spec.action.elements])
-        high = np.array([element.high for element in spec.action.elements])
-        slack = self.ROUNDING * (high - low)
-        self._low, self._high = (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+        self._low, self._high = action_limits(spec.action)
         self._shape = (spec.action.horizon, len(spec.action.elements))
 
     def __call__(self, chunk: ActionChunk) -> None:

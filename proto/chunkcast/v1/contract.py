@@ -1,8 +1,22 @@
-"""When one version of a policy can stand in for another: the comparison that client and server share."""
+"""What client and server both hold a policy to: its actions' bounds, and when one version can stand in for another."""
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from chunkcast.v1 import policy_pb2 as pb
+
+ROUNDING = 1e-5
+"""As a share of an action's range, by which an action may lie beyond its bounds: it was computed in float32."""
+
+
+def action_limits(action: pb.ActionSpec) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The least and the greatest action, float32 ``[A]`` each: the bounds, with room for rounding."""
+    low = np.array([element.low for element in action.elements])
+    high = np.array([element.high for element in action.elements])
+    slack = ROUNDING * (high - low)
+    return (low - slack).astype(np.float32), (high + slack).astype(np.float32)
 
 
 def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:

@@ -64,7 +64,7 @@ class Engine:
     Args:
         bundle: verified.
         threads: ONNX Runtime's threads inside one run. One is fastest for graphs of a few megaflops and leaves the
-            other cores to transport and robots; see docs/serving.md for the measurement.
+            other cores to transport and robots; see docs/benchmarks.md for the measurement.
         max_batch: the largest batch; buffers are allocated for it.
         providers: execution providers in order of preference.
 

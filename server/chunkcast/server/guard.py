@@ -7,9 +7,7 @@ import numpy.typing as npt
 
 from chunkcast.server.errors import ObservationRejected
 from chunkcast.v1 import policy_pb2 as pb
-
-ROUNDING = 1e-5
-"""As a share of an action's range: the graph clamps in float32. What is beyond by no more is set to the bound."""
+from chunkcast.v1.contract import action_limits
 
 
 class ActionGuard:
@@ -20,8 +18,8 @@ class ActionGuard:
         low = np.array([element.low for element in action.elements])
         high = np.array([element.high for element in action.elements])
         self._low, self._high = _inward(low, np.inf), _inward(high, -np.inf)
-        slack = ROUNDING * (high - low)
-        self._lowest, self._highest = (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+        # The graph clamps in float32: what is beyond a bound by rounding is set to the bound.
+        self._lowest, self._highest = action_limits(action)
 
     def check(self, actions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """``actions`` float32 ``[H, A]``, finite and within the inclusive bounds.

@@ -30,13 +30,6 @@ class StatisticsCollector(Collector):
         episodes = CounterMetricFamily(
             "chunkcast_episodes", "Episodes reported by robots.", labels=["policy", "task", "outcome"]
         )
-        for policy, counted in list(statistics.policies.items()):
-            for stage, histogram in counted.latency.items():
-                latency.add_metric([policy, stage], _cumulative(histogram), histogram.total)
-            for outcome, count in list(counted.chunks.items()):
-                chunks.add_metric([policy, outcome], count)
-            for (task, outcome), count in list(counted.episodes.items()):
-                episodes.add_metric([policy, task, outcome], count)
         batch_size = HistogramMetricFamily(
             "chunkcast_batch_size", "Observations computed in one run.", labels=["policy"]
         )
@@ -49,6 +42,12 @@ class StatisticsCollector(Collector):
             "chunkcast_waiting_observations", "Observations in the queue now.", labels=["policy"]
         )
         for policy, counted in list(statistics.policies.items()):
+            for stage, histogram in counted.latency.items():
+                latency.add_metric([policy, stage], _cumulative(histogram), histogram.total)
+            for outcome, count in list(counted.chunks.items()):
+                chunks.add_metric([policy, outcome], count)
+            for (task, outcome), count in list(counted.episodes.items()):
+                episodes.add_metric([policy, task, outcome], count)
             batch_size.add_metric([policy], _cumulative(counted.batch_size), counted.batch_size.total)
             waiting.add_metric([policy], counted.waiting())
             for reason, count in list(counted.dropped.items()):

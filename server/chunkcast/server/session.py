@@ -12,6 +12,7 @@ import numpy.typing as npt
 from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT
 from chunkcast.server.errors import ObservationRejected
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import action_limits
 from chunkcast.v1.tensors import DTYPES
 
 MAX_IDENTIFIER_LENGTH = 128
@@ -170,15 +171,9 @@ class _Entry(NamedTuple):
 class _CommittedActions:
     """The actions that a robot will play while inference runs, checked and padded to a chunk."""
 
-    ROUNDING = 1e-5
-    """As a share of an action's range, by which a committed action may be out of bounds: it was computed in float32."""
-
     def __init__(self, action: pb.ActionSpec) -> None:
         self._longest, self._shape = action.max_committed_steps, (action.horizon, len(action.elements))
-        low = np.array([element.low for element in action.elements])
-        high = np.array([element.high for element in action.elements])
-        slack = self.ROUNDING * (high - low)
-        self._low, self._high = (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+        self._low, self._high = action_limits(action)
         self._none = (np.zeros(self._shape, np.float32), np.array(0, np.int64))
 
     def check(self, observation: pb.Observation) -> None:
