@@ -29,6 +29,14 @@ class EpochRecord:
     """Noise MSE on the same windows."""
     validation_noise_mse_by_timestep: dict[str, float]
     """The same by band of timesteps, such as ``0-9``."""
+    validation_noise_mse_by_task: dict[str, float]
+    """The same by task."""
+    validation_action_mse: float
+    """Error of the *sampled* actions that a robot would execute, normalised units, on the same windows."""
+    validation_action_mse_by_task: dict[str, float]
+    """The same by task."""
+    validation_action_variance: float
+    """What the best constant action scores on them: an action MSE near this has learned nothing from observations."""
     gradient_norm: float
     """Mean norm before clipping."""
     learning_rate: float
@@ -72,7 +80,7 @@ class HistoryWriter:
                 self._board.add_scalar(f"{name}/{split}", getattr(record, f"{split}_{name}"), record.step)
         for band, value in record.validation_noise_mse_by_timestep.items():
             self._board.add_scalar(f"noise_mse_by_timestep/{band}", value, record.step)
-        for name in ("gradient_norm", "learning_rate", "samples_per_second"):
+        for name in ("validation_action_mse", "gradient_norm", "learning_rate", "samples_per_second"):
             self._board.add_scalar(name, getattr(record, name), record.step)
         self._board.flush()
 

@@ -105,7 +105,7 @@ def train_command(config: TrainConfig) -> None:
                 else "interrupted before the first epoch ended; nothing to resume"
             )
             raise SystemExit(130) from None
-    best = trainer.run_facts["best_validation_noise_mse"]
+    best = min(record["validation_noise_mse"] for record in trainer.run_facts["history"])
     print(
         f"{reason}: {trainer.progress.epoch} epochs in {trainer.run_facts['seconds']:.0f} s, best validation "
         f"noise MSE {best:.4f}\n"

@@ -59,6 +59,8 @@ class TrainConfig:
     """Share of each task's episodes (at least one) held out for the validation loss."""
     patience: int = 30
     """Stop after this many epochs without a lower validation loss; 0 never stops early."""
+    keep_epochs: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Epochs whose averaged weights are kept as a checkpoint of their own, for chunkcast-health calibrate."""
     seed: int = 0
     """Seed of initialisation, split, batches and noise."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -26,17 +26,22 @@ from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.history import EpochRecord
 from chunkcast.training.loss import denoising_loss, timestep_weights
-from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, training_noise_scheduler
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, sampling_scheduler, training_noise_scheduler
 from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.validation import by_task, by_timestep, window_errors
 from chunkcast.training.windows import Windows, split_by_episode
 
 LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
 BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
 
-VALIDATION_BATCH = 2048
-VALIDATION_SEED = 20_240
-"""Noise and timesteps of the validation loss are the same at every epoch of every run, so that losses compare."""
-TIMESTEP_BANDS = 10
+
+def epoch_checkpoint(epoch: int) -> Path:
+    """Where the averaged weights of one of ``keep_epochs`` lie, within the run."""
+    return Path(f"checkpoints/epoch-{epoch:04d}.safetensors")
+
+
+VALIDATION_EVALUATIONS = 4
+"""DDIM steps of the actions that are sampled for validation; what chunkcast-export takes by default."""
 
 
 class Trainer:
@@ -90,6 +95,7 @@ class Trainer:
         )
         self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
         self.noise_scheduler = training_noise_scheduler(self.policy_config)
+        self.sampler = sampling_scheduler(self.policy_config, min(VALIDATION_EVALUATIONS, config.train_timesteps))
         self.timestep_weights = timestep_weights(self.noise_scheduler, config.prediction_type, config.loss_weighting)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -113,6 +119,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
             "bf16": bf16,
             "seconds": 0.0,
+            "history": [],
             "command": shlex.join(["chunkcast-train", *sys.argv[1:]]),
         }
         if config.resume:
@@ -204,42 +211,20 @@ class Trainer:
         lengths = torch.randint(1, longest + 1, (size,), generator=generator)
         return lengths * (torch.rand(size, generator=generator) < self.config.committed_fraction)
 
-    @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
-        """Losses on the held-out episodes; fp32, fixed noise, timesteps stratified over the whole process, and nothing
-        committed, so that runs with and without real-time chunking compare.
-        """
-        self.policy.eval()
-        generator = torch.Generator().manual_seed(VALIDATION_SEED)
-        timesteps_total = self.config.train_timesteps
-        objective, noise_mse, timesteps = [], [], []
-        for batch in self.validation.in_order(VALIDATION_BATCH):
-            size = len(batch.mask)
-            offset = torch.randint(timesteps_total, (1,), generator=generator)
-            timestep = (torch.randperm(size, generator=generator) + offset) % timesteps_total
-            noise = torch.randn(batch.actions.shape, generator=generator)
-            loss = denoising_loss(
-                self.policy,
-                self.noise_scheduler,
-                batch,
-                timestep.to(self.device),
-                noise.to(self.device),
-                torch.zeros(size, dtype=torch.int64, device=self.device),
-            )
-            objective.append(loss.objective.cpu())
-            noise_mse.append(loss.noise_mse.cpu())
-            timesteps.append(timestep)
-        noise_mse_all, timestep_all = torch.cat(noise_mse), torch.cat(timesteps)
-        bands: dict[str, float] = {}
-        for edges in torch.arange(timesteps_total).tensor_split(min(TIMESTEP_BANDS, timesteps_total)):
-            first, last = int(edges[0]), int(edges[-1])
-            inside = (timestep_all >= first) & (timestep_all <= last)
-            if inside.any():
-                bands[f"{first}-{last}"] = float(noise_mse_all[inside].mean())
+        """What the policy does on the held-out episodes; see ``validation.window_errors``."""
+        errors = window_errors(
+            self.policy, self.noise_scheduler, self.sampler, self.validation, self.config.execute_steps
+        )
+        tasks = self.policy_config.instructions
         return {
-            "validation_loss": float(torch.cat(objective).mean()),
-            "validation_noise_mse": float(noise_mse_all.mean()),
-            "validation_noise_mse_by_timestep": bands,
+            "validation_loss": float(errors.objective.mean()),
+            "validation_noise_mse": float(errors.noise_mse.mean()),
+            "validation_noise_mse_by_timestep": by_timestep(errors, self.config.train_timesteps),
+            "validation_noise_mse_by_task": by_task(errors.noise_mse, errors.task, tasks),
+            "validation_action_mse": float(errors.action_mse.mean()),
+            "validation_action_mse_by_task": by_task(errors.action_mse, errors.task, tasks),
+            "validation_action_variance": float(errors.action_deviation.mean()),
         }
 
     def _finish_epoch(self, record: EpochRecord, on_epoch: Callable[[EpochRecord], None]) -> None:
@@ -251,16 +236,15 @@ class Trainer:
             best_epoch=record.epoch if best else self.progress.best_epoch,
         )
         self.run_facts["seconds"] += record.seconds
-        self.run_facts["last_record"] = asdict(record)
-        self.run_facts["best_validation_noise_mse"] = min(
-            record.validation_noise_mse, self.run_facts.get("best_validation_noise_mse", float("inf"))
-        )
         on_epoch(record)
+        self.run_facts["history"].append(asdict(record))
         weights = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
         with self._averaged_weights():
             averaged = {f"ema.{name}": value.clone() for name, value in self.policy.state_dict().items()}
         if best:
             self._write(BEST_CHECKPOINT, progress, averaged)
+        if record.epoch in self.config.keep_epochs:
+            self._write(epoch_checkpoint(record.epoch), progress, averaged)
         self._write(LAST_CHECKPOINT, progress, {**weights, **averaged, **self._optimizer_tensors()})
         self.progress = progress  # only now: an interrupted write leaves the epoch before
 
@@ -299,7 +283,9 @@ class Trainer:
     def _what_decides_the_result(facts: dict[str, Any]) -> dict[str, Any]:
         """The settings, data and arithmetic of a run; not where its files lie, nor that it resumes."""
         settings = {
-            k: v for k, v in facts["config"].items() if k not in ("data", "out", "resume", "device", "precision")
+            k: v
+            for k, v in facts["config"].items()
+            if k not in ("data", "out", "resume", "device", "precision", "keep_epochs")
         }
         return {**settings, "data_sha256": facts["data_sha256"], "bf16": facts["bf16"]}
 

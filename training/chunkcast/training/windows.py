@@ -80,6 +80,8 @@ class Windows:
         task_of_episode = np.array([tasks.index(task) for task in demonstrations.episode_tasks])
         task_of_window = task_of_episode[demonstrations.episode_index[rows]]
 
+        self.task = torch.from_numpy(task_of_window)
+        """int64 ``[N]``: each window's task, as an index into the demonstrations' tasks."""
         self._states = torch.from_numpy(demonstrations.states).to(device)
         self._actions = torch.from_numpy(demonstrations.actions).to(device)
         self._executed = torch.from_numpy(demonstrations.executed).to(device)

@@ -90,7 +90,7 @@ def _state_entry(run: dict[str, Any], manifest: dict[str, Any]) -> pb.Observatio
 
 
 def _training_facts(checkpoint: Checkpoint) -> pb.TrainingFacts:
-    run, record = checkpoint.run, checkpoint.run["last_record"]
+    run, record = checkpoint.run, checkpoint.run["history"][-1]
     return pb.TrainingFacts(
         data_sha256=run["data_sha256"],
         episodes=run["episodes"],
@@ -106,5 +106,5 @@ def _training_facts(checkpoint: Checkpoint) -> pb.TrainingFacts:
         train_noise_mse=record["train_noise_mse"],
         validation_noise_mse=record["validation_noise_mse"],
         validation_noise_mse_by_timestep=record["validation_noise_mse_by_timestep"],
-        best_validation_noise_mse=run["best_validation_noise_mse"],
+        best_validation_noise_mse=min(epoch["validation_noise_mse"] for epoch in run["history"]),
     )

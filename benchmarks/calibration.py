@@ -1,0 +1,86 @@
+"""Runs to calibrate expected success with: from barely trained to good, of different data, losses and sizes.
+
+    python -m benchmarks.calibration --work calibration      (45 min on 2 cores; what is done already is kept)
+
+Collects the demonstrations, trains the runs, and lets ``chunkcast-health calibrate`` play every kept checkpoint and
+write the expectation into the bundle. The runs differ in what usually differs between people's runs, so that leaving
+one out asks the honest question: does a map made on other runs hold for mine?
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+DATA = {
+    "six": "",
+    "few": "--seed 20000 --episodes 10",
+    "without-noise": "--seed 40000 --noise 0",
+    "validation": "--seed 400000 --episodes 10",
+}
+"""Name to what chunkcast-collect is told. Seeds overlap with none of the others, nor with those of any evaluation."""
+
+RUNS = {
+    "shipped": ("six", ""),
+    "uniform-weights": ("six", "--seed 1 --epochs 24 --loss-weighting uniform --keep-epochs 1 2 4 8 16 24"),
+    "noise-prediction": ("six", "--seed 2 --epochs 32 --prediction-type epsilon --keep-epochs 1 2 4 8 16 32"),
+    "few-demonstrations": ("few", "--seed 3 --epochs 150 --patience 0 --keep-epochs 4 8 16 32 64 150"),
+    "without-noise": ("without-noise", "--seed 4 --epochs 32 --keep-epochs 1 2 4 8 16 32"),
+    "small-and-slow": (
+        "six",
+        "--seed 5 --epochs 32 --width 96 --blocks 2 --learning-rate 1e-4 --keep-epochs 1 2 4 8 16 32",
+    ),
+    "nothing-committed": (
+        "six",
+        "--seed 6 --epochs 24 --max-committed-steps 0 --learning-rate 3e-4 --keep-epochs 1 2 4 8 16 24",
+    ),
+}
+"""Name to its demonstrations and what chunkcast-train is told."""
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Train runs and calibrate a bundle's expected success on them."""
+
+    work: Path = Path("calibration")
+    """Folder for demonstrations, runs and the calibration."""
+    bundle: Path = Path("policies/metaworld-six")
+    """The bundle that gets the expectation."""
+    train_only: bool = False
+    """Leave the rollouts for later."""
+
+
+def main() -> None:
+    """Collect, train, calibrate; each step is left out where its result is there."""
+    config = tyro.cli(CalibrationConfig)
+    for name, flags in DATA.items():
+        if not (folder := config.work / "data" / name).exists():
+            _run("chunkcast.training.collect.cli", "--out", str(folder), *shlex.split(flags))
+    for name, (data, flags) in RUNS.items():
+        folder = config.work / "runs" / name
+        resume = ["--resume"] if (folder / "checkpoints" / "last.safetensors").exists() else []
+        _run(
+            "chunkcast.training.train_cli",
+            *("--data", str(config.work / "data" / data), "--out", str(folder), *shlex.split(flags), *resume),
+        )
+    if not config.train_only:
+        runs = [str(config.work / "runs" / name) for name in RUNS]
+        _run(
+            "chunkcast.training.health.cli",
+            *("calibrate", *runs, "--bundle", str(config.bundle)),
+            *("--data", str(config.work / "data" / "validation"), "--json", "docs/results/calibration.json"),
+        )
+
+
+def _run(module: str, *arguments: str) -> None:
+    print(shlex.join(["python", "-m", module, *arguments]), flush=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

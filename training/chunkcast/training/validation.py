@@ -1,0 +1,119 @@
+"""What a policy does on held-out demonstrations: its denoising loss, and the error of the actions that it samples.
+
+The noise MSE says little about the actions: at high timesteps the noise is easily told from any chunk, so a network
+that ignores the observation still scores well there, and at the first timesteps a hundredth of an action weighs
+hundreds. The error of the *sampled* actions is what the robot executes. Both are measured here, of each window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from chunkcast.training.loss import denoising_loss
+from chunkcast.training.policy import DiffusionPolicy, sample_chunk
+from chunkcast.training.windows import Windows
+
+VALIDATION_BATCH = 2048
+VALIDATION_SEED = 20_240
+"""Noise and timesteps of the validation loss are the same at every epoch of every run, so that losses compare."""
+SAMPLING_SEED = 20_241
+TIMESTEP_BANDS = 10
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WindowErrors:
+    """Errors of ``N`` windows, each at one timestep.
+
+    Attributes:
+        timestep: int64 ``[N]``, stratified over the whole process.
+        task: int64 ``[N]``, index into the demonstrations' tasks.
+        objective: float32 ``[N]``, squared error of what the network predicts.
+        noise_mse: float32 ``[N]``, squared error of the noise, whatever is predicted.
+        action_mse: float32 ``[N]``, squared error of the sampled actions that would be executed, normalised units.
+        action_deviation: float32 ``[N]``, squared deviation of the same demonstrated actions from their mean over all
+            windows: what the best constant scores.
+    """
+
+    timestep: IntArray
+    task: IntArray
+    objective: FloatArray
+    noise_mse: FloatArray
+    action_mse: FloatArray
+    action_deviation: FloatArray
+
+
+@torch.no_grad()
+def window_errors(
+    policy: DiffusionPolicy, noise_scheduler: Any, sampler: Any, windows: Windows, execute_steps: int
+) -> WindowErrors:
+    """Measure ``policy`` on every window; fp32, fixed noise, and nothing committed, so that runs with and without
+    real-time chunking compare.
+
+    Args:
+        policy: as it is to be judged (averaged weights), on the windows' device.
+        noise_scheduler: from ``training_noise_scheduler``.
+        sampler: from ``sampling_scheduler``.
+        windows: of held-out episodes.
+        execute_steps: the first actions of a chunk, those that a robot executes.
+    """
+    policy.eval()
+    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    sampling_generator = torch.Generator().manual_seed(SAMPLING_SEED)
+    device = policy.state_mean.device
+    timesteps_total = policy.config.train_timesteps
+    objective, noise_mse, timesteps, action_mse, executed_actions, executed_masks = [], [], [], [], [], []
+    for batch in windows.in_order(VALIDATION_BATCH):
+        size = len(batch.mask)
+        nothing_committed = torch.zeros(size, dtype=torch.int64, device=device)
+        offset = torch.randint(timesteps_total, (1,), generator=generator)
+        timestep = (torch.randperm(size, generator=generator) + offset) % timesteps_total
+        noise = torch.randn(batch.actions.shape, generator=generator)
+        loss = denoising_loss(policy, noise_scheduler, batch, timestep.to(device), noise.to(device), nothing_committed)
+        objective.append(loss.objective.cpu())
+        noise_mse.append(loss.noise_mse.cpu())
+        timesteps.append(timestep)
+
+        noise = torch.randn(batch.actions.shape, generator=sampling_generator).to(device)
+        chunk = sample_chunk(
+            policy, sampler, batch.state, batch.instruction, noise, torch.zeros_like(noise), nothing_committed
+        )
+        demonstrated = policy.normalize_actions(batch.actions)[:, :execute_steps]
+        mask = batch.foreseeable(nothing_committed)[:, :execute_steps]
+        error = ((policy.normalize_actions(chunk)[:, :execute_steps] - demonstrated) ** 2).mean(-1)
+        action_mse.append(((error * mask).sum(-1) / mask.sum(-1).clamp_min(1.0)).cpu())
+        executed_actions.append(demonstrated.cpu())
+        executed_masks.append(mask.cpu())
+    actions, masks = torch.cat(executed_actions), torch.cat(executed_masks)
+    mean_action = (actions * masks[..., None]).sum((0, 1)) / masks.sum().clamp_min(1.0)
+    deviation = ((actions - mean_action) ** 2).mean(-1)
+    return WindowErrors(
+        timestep=torch.cat(timesteps).numpy(),
+        task=windows.task.cpu().numpy(),
+        objective=torch.cat(objective).numpy(),
+        noise_mse=torch.cat(noise_mse).numpy(),
+        action_mse=torch.cat(action_mse).numpy(),
+        action_deviation=((deviation * masks).sum(-1) / masks.sum(-1).clamp_min(1.0)).numpy(),
+    )
+
+
+def by_timestep(errors: WindowErrors, train_timesteps: int) -> dict[str, float]:
+    """The mean noise MSE by band of timesteps, such as ``0-9``; bands without a window are left out."""
+    bands: dict[str, float] = {}
+    for edges in np.array_split(np.arange(train_timesteps), min(TIMESTEP_BANDS, train_timesteps)):
+        inside = (errors.timestep >= edges[0]) & (errors.timestep <= edges[-1])
+        if inside.any():
+            bands[f"{edges[0]}-{edges[-1]}"] = float(errors.noise_mse[inside].mean())
+    return bands
+
+
+def by_task(values: FloatArray, task: IntArray, tasks: tuple[str, ...]) -> dict[str, float]:
+    """The mean of ``values [N]`` over each task's windows."""
+    return {name: float(values[task == index].mean()) for index, name in enumerate(tasks) if (task == index).any()}
