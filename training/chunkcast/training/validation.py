@@ -38,8 +38,8 @@ class WindowErrors:
         objective: float32 ``[N]``, squared error of what the network predicts.
         noise_mse: float32 ``[N]``, squared error of the noise, whatever is predicted.
         action_mse: float32 ``[N]``, squared error of the sampled actions that would be executed, normalised units.
-        action_deviation: float32 ``[N]``, squared deviation of the same demonstrated actions from their mean over all
-            windows: what the best constant scores.
+        action_deviation: float32 ``[N]``, squared deviation of the same demonstrated actions from their task's mean:
+            what the best policy scores that does not look at its observation.
     """
 
     timestep: IntArray
@@ -92,8 +92,12 @@ def window_errors(
         executed_actions.append(demonstrated.cpu())
         executed_masks.append(mask.cpu())
     actions, masks = torch.cat(executed_actions), torch.cat(executed_masks)
-    mean_action = (actions * masks[..., None]).sum((0, 1)) / masks.sum().clamp_min(1.0)
-    deviation = ((actions - mean_action) ** 2).mean(-1)
+    deviation = torch.zeros_like(masks)
+    for index in windows.task.unique():
+        inside = windows.task == index
+        weights = masks[inside][..., None]
+        mean_action = (actions[inside] * weights).sum((0, 1)) / weights.sum().clamp_min(1.0)
+        deviation[inside] = ((actions[inside] - mean_action) ** 2).mean(-1)
     return WindowErrors(
         timestep=torch.cat(timesteps).numpy(),
         task=windows.task.cpu().numpy(),
