@@ -167,6 +167,52 @@ PREDICTION_TYPE_SAMPLE: PredictionType.ValueType  # 2
 """The clean action chunk."""
 Global___PredictionType: _TypeAlias = PredictionType  # noqa: Y015
 
+class _FindingSeverity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingSeverity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_SEVERITY_UNSPECIFIED: _FindingSeverity.ValueType  # 0
+    FINDING_SEVERITY_INFO: _FindingSeverity.ValueType  # 1
+    FINDING_SEVERITY_WARNING: _FindingSeverity.ValueType  # 2
+    FINDING_SEVERITY_ERROR: _FindingSeverity.ValueType  # 3
+    """Do not serve this policy."""
+
+class FindingSeverity(_FindingSeverity, metaclass=_FindingSeverityEnumTypeWrapper): ...
+
+FINDING_SEVERITY_UNSPECIFIED: FindingSeverity.ValueType  # 0
+FINDING_SEVERITY_INFO: FindingSeverity.ValueType  # 1
+FINDING_SEVERITY_WARNING: FindingSeverity.ValueType  # 2
+FINDING_SEVERITY_ERROR: FindingSeverity.ValueType  # 3
+"""Do not serve this policy."""
+Global___FindingSeverity: _TypeAlias = FindingSeverity  # noqa: Y015
+
+class _SuccessSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SuccessSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SuccessSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUCCESS_SOURCE_UNSPECIFIED: _SuccessSource.ValueType  # 0
+    SUCCESS_SOURCE_MEASURED: _SuccessSource.ValueType  # 1
+    """Episodes of this very policy, played through the server."""
+    SUCCESS_SOURCE_CALIBRATED: _SuccessSource.ValueType  # 2
+    """A map from offline metrics to success, fitted on measured checkpoints of other runs."""
+    SUCCESS_SOURCE_SEED_TABLE: _SuccessSource.ValueType  # 3
+    """Read off the loss by the table of the policy that this project grew from. Known to be wrong; kept for comparison."""
+
+class SuccessSource(_SuccessSource, metaclass=_SuccessSourceEnumTypeWrapper): ...
+
+SUCCESS_SOURCE_UNSPECIFIED: SuccessSource.ValueType  # 0
+SUCCESS_SOURCE_MEASURED: SuccessSource.ValueType  # 1
+"""Episodes of this very policy, played through the server."""
+SUCCESS_SOURCE_CALIBRATED: SuccessSource.ValueType  # 2
+"""A map from offline metrics to success, fitted on measured checkpoints of other runs."""
+SUCCESS_SOURCE_SEED_TABLE: SuccessSource.ValueType  # 3
+"""Read off the loss by the table of the policy that this project grew from. Known to be wrong; kept for comparison."""
+Global___SuccessSource: _TypeAlias = SuccessSource  # noqa: Y015
+
 @_typing.final
 class StreamActionsRequest(_message.Message):
     """---------------------------------------------------------------------------------------------------------------
@@ -745,6 +791,7 @@ class PolicySpec(_message.Message):
     TRAINING_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    EXPECTED_SUCCESS_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of the bundle format; readers refuse one that they do not know."""
     name: _builtins.str
@@ -771,6 +818,10 @@ class PolicySpec(_message.Message):
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleFile]:
         """Every other file of the bundle."""
 
+    @_builtins.property
+    def expected_success(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpectedSuccess]:
+        """How often the policy is expected to succeed, by task and over all of them, from each source that there is."""
+
     def __init__(
         self,
         *,
@@ -786,10 +837,11 @@ class PolicySpec(_message.Message):
         training: Global___TrainingFacts | None = ...,
         provenance: Global___Provenance | None = ...,
         files: _abc.Iterable[Global___BundleFile] | None = ...,
+        expected_success: _abc.Iterable[Global___ExpectedSuccess] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "provenance", b"provenance", "sampler", b"sampler", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "training", b"training", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "expected_success", b"expected_success", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "training", b"training", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1010,6 +1062,46 @@ class TrainingFacts(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ValidationNoiseMseByTaskEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ValidationActionMseByTaskEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DATA_SHA256_FIELD_NUMBER: _builtins.int
     EPISODES_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
@@ -1025,6 +1117,11 @@ class TrainingFacts(_message.Message):
     VALIDATION_NOISE_MSE_FIELD_NUMBER: _builtins.int
     VALIDATION_NOISE_MSE_BY_TIMESTEP_FIELD_NUMBER: _builtins.int
     BEST_VALIDATION_NOISE_MSE_FIELD_NUMBER: _builtins.int
+    VALIDATION_NOISE_MSE_BY_TASK_FIELD_NUMBER: _builtins.int
+    VALIDATION_ACTION_MSE_FIELD_NUMBER: _builtins.int
+    VALIDATION_ACTION_MSE_BY_TASK_FIELD_NUMBER: _builtins.int
+    VALIDATION_ACTION_VARIANCE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     data_sha256: _builtins.str
     """SHA-256 of the demonstrations' table."""
     episodes: _builtins.int
@@ -1042,9 +1139,21 @@ class TrainingFacts(_message.Message):
     train_noise_mse: _builtins.float
     validation_noise_mse: _builtins.float
     best_validation_noise_mse: _builtins.float
+    validation_action_mse: _builtins.float
+    """Error of the sampled actions that a robot would execute, on the held-out episodes; actions scaled to [-1, 1]."""
+    validation_action_variance: _builtins.float
+    """What each task's mean action scores there: the error of a policy that does not look at its observation."""
     @_builtins.property
     def validation_noise_mse_by_timestep(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """By band of timesteps, such as "0-9"."""
+
+    @_builtins.property
+    def validation_noise_mse_by_task(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def validation_action_mse_by_task(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthFinding]:
+        """About the run, the gravest first."""
 
     def __init__(
         self,
@@ -1064,14 +1173,100 @@ class TrainingFacts(_message.Message):
         validation_noise_mse: _builtins.float = ...,
         validation_noise_mse_by_timestep: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         best_validation_noise_mse: _builtins.float = ...,
+        validation_noise_mse_by_task: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        validation_action_mse: _builtins.float = ...,
+        validation_action_mse_by_task: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        validation_action_variance: _builtins.float = ...,
+        findings: _abc.Iterable[Global___HealthFinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_validation_noise_mse", b"best_validation_noise_mse", "data_sha256", b"data_sha256", "episodes", b"episodes", "epochs", b"epochs", "first_seed", b"first_seed", "last_seed", b"last_seed", "optimizer_steps", b"optimizer_steps", "parameters", b"parameters", "seconds", b"seconds", "train_loss", b"train_loss", "train_noise_mse", b"train_noise_mse", "validation_loss", b"validation_loss", "validation_noise_mse", b"validation_noise_mse", "validation_noise_mse_by_timestep", b"validation_noise_mse_by_timestep", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_validation_noise_mse", b"best_validation_noise_mse", "data_sha256", b"data_sha256", "episodes", b"episodes", "epochs", b"epochs", "findings", b"findings", "first_seed", b"first_seed", "last_seed", b"last_seed", "optimizer_steps", b"optimizer_steps", "parameters", b"parameters", "seconds", b"seconds", "train_loss", b"train_loss", "train_noise_mse", b"train_noise_mse", "validation_action_mse", b"validation_action_mse", "validation_action_mse_by_task", b"validation_action_mse_by_task", "validation_action_variance", b"validation_action_variance", "validation_loss", b"validation_loss", "validation_noise_mse", b"validation_noise_mse", "validation_noise_mse_by_task", b"validation_noise_mse_by_task", "validation_noise_mse_by_timestep", b"validation_noise_mse_by_timestep", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingFacts: _TypeAlias = TrainingFacts  # noqa: Y015
+
+@_typing.final
+class HealthFinding(_message.Message):
+    """One rule of the training health that holds, such as a loss that stands still."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Names the rule; stable."""
+    severity: Global___FindingSeverity.ValueType
+    epoch: _builtins.int
+    """The first epoch that the evidence speaks of; left out where it is about the run's settings."""
+    evidence: _builtins.str
+    """One line with the numbers."""
+    advice: _builtins.str
+    """One line: what to do, and what the finding does not prove."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        severity: Global___FindingSeverity.ValueType = ...,
+        epoch: _builtins.int | None = ...,
+        evidence: _builtins.str = ...,
+        advice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "epoch", b"epoch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "advice", b"advice", "code", b"code", "epoch", b"epoch", "evidence", b"evidence", "severity", b"severity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epoch: _TypeAlias = _typing.Literal["epoch"]  # noqa: Y015
+    _WhichOneofArgType__epoch: _TypeAlias = _typing.Literal["_epoch", b"_epoch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epoch) -> _WhichOneofReturnType__epoch | None: ...
+
+Global___HealthFinding: _TypeAlias = HealthFinding  # noqa: Y015
+
+@_typing.final
+class ExpectedSuccess(_message.Message):
+    """Success as a ratio of episodes, 0 to 1, with a 95 % interval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    RATIO_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    EPISODES_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """One of PolicySpec.instructions; empty: the mean over all tasks."""
+    source: Global___SuccessSource.ValueType
+    ratio: _builtins.float
+    low: _builtins.float
+    high: _builtins.float
+    episodes: _builtins.int
+    """Episodes played with this very policy; 0 where none were."""
+    evidence: _builtins.str
+    """One line: what the numbers rest on."""
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        source: Global___SuccessSource.ValueType = ...,
+        ratio: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        episodes: _builtins.int = ...,
+        evidence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["episodes", b"episodes", "evidence", b"evidence", "high", b"high", "low", b"low", "ratio", b"ratio", "source", b"source", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectedSuccess: _TypeAlias = ExpectedSuccess  # noqa: Y015
 
 @_typing.final
 class Provenance(_message.Message):

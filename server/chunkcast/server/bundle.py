@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ MAX_TENSOR_ELEMENTS = 2**24
 MAX_OBSERVATION_STEPS = 1024
 MAX_ACTION = 1e30
 """Bounds are compared in float32; an action without bounds is one that nobody can guard."""
+MAX_HEALTH_ENTRIES = 256
+"""Findings, and bands of timesteps: each becomes a time series."""
 INSTRUCTION_INPUT = "instruction"
 NOISE_INPUT = "noise"
 PREFIX_ACTIONS_INPUT = "prefix_actions"
@@ -131,6 +134,28 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     sizes = {len(instruction.embedding) for instruction in spec.instructions}
     require(len(set(texts)) == len(texts), "instructions are not distinct")
     require(len(sizes) <= 1 and 0 not in sizes, f"instruction embeddings have sizes {sorted(sizes)}, expected one")
+    _check_health(spec, require)
+
+
+def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> None:
+    """What the metrics page makes labels and values of: bounded in number, known, and each once."""
+    findings, bands = spec.training.findings, spec.training.validation_noise_mse_by_timestep
+    for name, count in (("findings", len(findings)), ("timestep bands", len(bands))):
+        require(count <= MAX_HEALTH_ENTRIES, f"{count} {name}, expected at most {MAX_HEALTH_ENTRIES}")
+    for finding in findings:
+        known = finding.severity in pb.FindingSeverity.values() and bool(finding.code)
+        require(known, f"finding {finding.code!r} has the severity {int(finding.severity)}, or no code")
+    tasks = {"", *(instruction.text for instruction in spec.instructions)}
+    expected = [(each.task, each.source) for each in spec.expected_success]
+    require(len(set(expected)) == len(expected), "a task's expected success stands twice from one source")
+    for each in spec.expected_success:
+        require(each.task in tasks, f"expected success of {each.task!r}, which is no instruction of the policy")
+        require(
+            each.source in pb.SuccessSource.values(), f"expected success from the unknown source {int(each.source)}"
+        )
+        ordered = 0.0 <= each.low <= each.ratio <= each.high <= 1.0
+        values = [each.low, each.ratio, each.high]
+        require(ordered, f"expected success of {each.task or 'all tasks'!r} is {values}, expected low <= ratio <= high")
 
 
 def _read_file(folder: Path, file: pb.BundleFile) -> bytes:

@@ -11,6 +11,9 @@ from prometheus_client.registry import Collector
 from chunkcast.server.statistics import Histogram, ServerStatistics
 from chunkcast.v1 import policy_pb2 as pb
 
+ALL_TASKS = "all"
+"""The task label of what holds over all tasks."""
+
 
 class StatisticsCollector(Collector):
     """Reads the statistics anew at each scrape."""
@@ -76,6 +79,21 @@ class StatisticsCollector(Collector):
             "Noise-prediction MSE of the exported epoch, comparable across prediction types.",
             labels=["policy", "split"],
         )
+        by_timestep = GaugeMetricFamily(
+            "chunkcast_training_noise_mse_by_timestep",
+            "Noise-prediction MSE of the exported epoch on held-out episodes, by band of timesteps.",
+            labels=["policy", "timesteps"],
+        )
+        action_mse = GaugeMetricFamily(
+            "chunkcast_training_action_mse",
+            "Error of sampled actions on held-out episodes, in [-1, 1]: the policy's, and each task's mean action's.",
+            labels=["policy", "predictor"],
+        )
+        findings = GaugeMetricFamily(
+            "chunkcast_health_findings",
+            "Findings about the training run, by rule; always 1.",
+            labels=["policy", "code", "severity"],
+        )
         for policy, spec in list(self._statistics.specs.items()):
             prediction = pb.PredictionType.Name(spec.sampler.prediction_type).removeprefix("PREDICTION_TYPE_").lower()
             labels = [policy, spec.version, prediction, str(spec.sampler.evaluations), spec.training.data_sha256[:12]]
@@ -83,7 +101,42 @@ class StatisticsCollector(Collector):
             for split in ("train", "validation"):
                 loss.add_metric([policy, split], getattr(spec.training, f"{split}_loss"))
                 noise_mse.add_metric([policy, split], getattr(spec.training, f"{split}_noise_mse"))
-        yield from (info, loss, noise_mse)
+            for band, value in sorted(spec.training.validation_noise_mse_by_timestep.items()):
+                by_timestep.add_metric([policy, band], value)
+            if spec.training.validation_action_variance:
+                action_mse.add_metric([policy, "policy"], spec.training.validation_action_mse)
+                action_mse.add_metric([policy, "task_mean"], spec.training.validation_action_variance)
+            for code, severity in {(finding.code, finding.severity) for finding in spec.training.findings}:
+                findings.add_metric([policy, code, _word(pb.FindingSeverity.Name(severity))], 1)
+        yield from (info, loss, noise_mse, by_timestep, action_mse, findings)
+        yield from self._expected_success()
+
+    def _expected_success(self) -> Iterator[Metric]:
+        """How often each policy is expected to succeed, from each source that its specification names."""
+        labels = ["policy", "task", "source"]
+        ratio = GaugeMetricFamily(
+            "chunkcast_expected_success_ratio",
+            "Expected share of successful episodes; the task 'all' is the mean over tasks.",
+            labels=labels,
+        )
+        bounds = GaugeMetricFamily(
+            "chunkcast_expected_success_bound_ratio",
+            "Ends of the 95 % interval of the expected success.",
+            labels=[*labels, "bound"],
+        )
+        for policy, spec in list(self._statistics.specs.items()):
+            for expected in spec.expected_success:
+                source = _word(pb.SuccessSource.Name(expected.source))
+                values = [policy, expected.task or ALL_TASKS, source]
+                ratio.add_metric(values, expected.ratio)
+                bounds.add_metric([*values, "low"], expected.low)
+                bounds.add_metric([*values, "high"], expected.high)
+        yield from (ratio, bounds)
+
+
+def _word(name: str) -> str:
+    """The last word of an enumerator's name, in lower case."""
+    return name.removeprefix("FINDING_SEVERITY_").removeprefix("SUCCESS_SOURCE_").lower()
 
 
 def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:

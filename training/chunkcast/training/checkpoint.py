@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,8 @@ def read_checkpoint(file: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, not a safetensors file, or not a checkpoint of this version.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; expected a checkpoint that chunkcast-train wrote")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file ({error}); train again") from None
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file} has checkpoint version {metadata.get('format_version')!r}, expected {FORMAT_VERSION!r}"
-        )
+    with _opened(file) as (opened, metadata):
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     config = json.loads(metadata["policy_config"])
     config["instructions"] = tuple(config["instructions"])
     return Checkpoint(
@@ -108,6 +98,36 @@ def read_checkpoint(file: Path) -> Checkpoint:
         progress=Progress(**json.loads(metadata["progress"])),
         tensors=tensors,
     )
+
+
+def read_run_facts(file: Path) -> dict[str, Any]:
+    """``Checkpoint.run`` alone, without the tensors.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``.
+    """
+    with _opened(file) as (_, metadata):
+        return dict(json.loads(metadata["run"]))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The checkpoint's file and metadata, of the version that is read here."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; expected a checkpoint that chunkcast-train wrote")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("format_version") != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{file} has checkpoint version {metadata.get('format_version')!r}, expected {FORMAT_VERSION!r}; "
+                    "train again"
+                )
+            yield opened, metadata
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is not a whole safetensors file ({error}); train again") from None
 
 
 def load_policy(checkpoint: Checkpoint) -> DiffusionPolicy:

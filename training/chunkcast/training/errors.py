@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
-
-Config = TypeVar("Config")
+from typing import Any
 
 
 class TrainingError(Exception):
@@ -36,8 +34,8 @@ class ExportError(TrainingError):
     """The graph differs from torch, or the bundle cannot be written."""
 
 
-def run_command(config: type[Config], command: Callable[[Config], None]) -> None:
-    """Make ``config`` from the command line and run ``command`` with it.
+def run_command(config: Any, command: Callable[[Any], None]) -> None:
+    """Make ``config``, a dataclass or a union of them (subcommands), from the command line and run ``command`` with it.
 
     Bad input becomes one line and exit code 2, Ctrl-C exit code 130.
     """
@@ -46,8 +44,7 @@ def run_command(config: type[Config], command: Callable[[Config], None]) -> None
 
         command(tyro.cli(config))
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; run pip install 'chunkcast[training]'", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise not_installed(error) from None
     except OSError as error:
         print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror})", file=sys.stderr)
         raise SystemExit(2) from None
@@ -57,3 +54,9 @@ def run_command(config: type[Config], command: Callable[[Config], None]) -> None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def not_installed(error: ModuleNotFoundError) -> SystemExit:
+    """Say which package is missing and how to get it; what to raise then."""
+    print(f"error: {error.name} is not installed; run pip install 'chunkcast[training]'", file=sys.stderr)
+    return SystemExit(2)

@@ -36,7 +36,7 @@ class EpochRecord:
     validation_action_mse_by_task: dict[str, float]
     """The same by task."""
     validation_action_variance: float
-    """What each task's best constant action scores there: an action MSE near it has learned nothing from observations."""
+    """What each task's best constant action scores there: an action MSE near it learned nothing from observations."""
     gradient_norm: float
     """Mean norm before clipping."""
     learning_rate: float

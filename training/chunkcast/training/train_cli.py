@@ -14,6 +14,7 @@ from chunkcast.training.train_config import TrainConfig
 if TYPE_CHECKING:
     import torch
 
+    from chunkcast.training.health.findings import Finding
     from chunkcast.training.history import EpochRecord
 
 
@@ -80,8 +81,10 @@ def train_command(config: TrainConfig) -> None:
         def on_step(step: int, loss: float) -> None:
             bar.update(row, completed=trainer.progress.step + step, loss=loss)
 
-        def on_epoch(record: EpochRecord) -> None:
+        def on_epoch(record: EpochRecord, new_findings: list[Finding]) -> None:
             history.append(record)
+            for finding in new_findings:
+                console.print(f"{finding.severity}: {finding.code}: {finding.evidence}; {finding.advice}")
             bar.update(
                 row,
                 epoch=min(record.epoch + 1, config.epochs),

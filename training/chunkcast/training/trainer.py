@@ -24,6 +24,10 @@ from torch import nn
 from chunkcast.training.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
+from chunkcast.training.health.findings import Finding
+from chunkcast.training.health.judge import course_findings
+from chunkcast.training.health.loss_curve import curve_of_records
+from chunkcast.training.health.rules import FATAL_CODES
 from chunkcast.training.history import EpochRecord
 from chunkcast.training.loss import denoising_loss, timestep_weights
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, sampling_scheduler, training_noise_scheduler
@@ -107,6 +111,7 @@ class Trainer:
         self.ema = EMAModel(
             self.policy.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
         )
+        self._standing_codes: set[str] = set()
         self.progress = Progress(epoch=0, step=0, best_validation_loss=float("inf"), best_epoch=0)
         self.run_facts: dict[str, Any] = {
             "config": json.loads(json.dumps(asdict(config), default=str)),
@@ -127,17 +132,18 @@ class Trainer:
 
     def run(
         self,
-        on_epoch: Callable[[EpochRecord], None],
+        on_epoch: Callable[[EpochRecord, list[Finding]], None],
         on_step: Callable[[int, float], None] = lambda step, loss: None,
     ) -> str:
         """Train to the last epoch or until early stopping; returns why it ended.
 
         Args:
-            on_epoch: called with each epoch's record before its checkpoint is written.
+            on_epoch: called with each epoch's record, and what is now found that was not before, before the epoch's
+                checkpoint is written.
             on_step: called with the step's number within the epoch and its loss.
 
         Raises:
-            TrainingError: a loss or gradient is not finite; the last good checkpoint is kept.
+            TrainingError: a loss or gradient is not finite, or the loss exploded; the last good checkpoint is kept.
         """
         while self.progress.epoch < self.config.epochs:
             # Asked before an epoch, so that resuming a run that stopped early changes nothing.
@@ -158,13 +164,15 @@ class Trainer:
                 **train,
                 **validation,
             )
-            if not math.isfinite(record.gradient_norm + record.train_loss + record.validation_loss):
-                raise TrainingError(
-                    f"training diverged in epoch {epoch} (loss {record.train_loss:g}, gradient norm "
-                    f"{record.gradient_norm:g}); the checkpoint of epoch {self.progress.epoch} is kept: lower "
-                    "--learning-rate"
-                )
-            self._finish_epoch(record, on_epoch)
+            new_findings = self._new_findings(record)
+            on_epoch(record, new_findings)
+            for finding in new_findings:
+                if finding.code in FATAL_CODES:
+                    raise TrainingError(
+                        f"training diverged ({finding.evidence}); the checkpoint of epoch {self.progress.epoch} is "
+                        "kept: lower --learning-rate"
+                    )
+            self._finish_epoch(record)
         return "all epochs done"
 
     def _train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> dict[str, Any]:
@@ -195,7 +203,9 @@ class Trainer:
             self.ema.step(self.policy.parameters())
             objective += loss.objective.detach().mean()
             noise_mse += loss.noise_mse.mean()
-            on_step(step + 1, float(mean_loss.detach()))
+            on_step(step + 1, step_loss := float(mean_loss.detach()))
+            if not math.isfinite(step_loss):
+                break  # nothing after this is worth its time: the epoch's means are not finite now
         steps = self.steps_per_epoch
         return {
             "train_loss": float(objective) / steps,
@@ -227,7 +237,15 @@ class Trainer:
             "validation_action_variance": float(errors.action_deviation.mean()),
         }
 
-    def _finish_epoch(self, record: EpochRecord, on_epoch: Callable[[EpochRecord], None]) -> None:
+    def _new_findings(self, record: EpochRecord) -> list[Finding]:
+        """What the rules about a run's course find with ``record`` that they did not find the epoch before."""
+        records = [EpochRecord(**earlier) for earlier in self.run_facts["history"]]
+        *_, now = course_findings(curve_of_records([*records, record]))
+        new = [finding for finding in now if finding.code not in self._standing_codes]
+        self._standing_codes = {finding.code for finding in now}
+        return new
+
+    def _finish_epoch(self, record: EpochRecord) -> None:
         best = record.validation_loss < self.progress.best_validation_loss
         progress = Progress(
             epoch=record.epoch,
@@ -236,7 +254,6 @@ class Trainer:
             best_epoch=record.epoch if best else self.progress.best_epoch,
         )
         self.run_facts["seconds"] += record.seconds
-        on_epoch(record)
         self.run_facts["history"].append(asdict(record))
         weights = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
         with self._averaged_weights():

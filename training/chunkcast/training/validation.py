@@ -93,7 +93,7 @@ def window_errors(
         executed_masks.append(mask.cpu())
     actions, masks = torch.cat(executed_actions), torch.cat(executed_masks)
     deviation = torch.zeros_like(masks)
-    for index in windows.task.unique():
+    for index in range(len(policy.config.instructions)):
         inside = windows.task == index
         weights = masks[inside][..., None]
         mean_action = (actions[inside] * weights).sum((0, 1)) / weights.sum().clamp_min(1.0)

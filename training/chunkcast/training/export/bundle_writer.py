@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -42,8 +44,7 @@ def write_bundle(folder: Path, graph: bytes, spec: pb.PolicySpec, *, overwrite: 
     try:
         aside.chmod(0o755)
         (aside / GRAPH_NAME).write_bytes(graph)
-        text = json_format.MessageToJson(spec, preserving_proto_field_name=True, indent=2)
-        (aside / SPEC_NAME).write_text(text + "\n")
+        (aside / SPEC_NAME).write_text(spec_json(spec), encoding="utf-8")
         if folder.exists():
             if (folder / "README.md").is_file():
                 shutil.copy2(folder / "README.md", aside / "README.md")
@@ -56,3 +57,45 @@ def write_bundle(folder: Path, graph: bytes, spec: pb.PolicySpec, *, overwrite: 
             os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_spec(bundle: Path) -> pb.PolicySpec:
+    """The specification of a bundle.
+
+    Raises:
+        ExportError: there is none, or it is not one.
+    """
+    file = bundle / SPEC_NAME
+    try:
+        return json_format.Parse(file.read_text(encoding="utf-8"), pb.PolicySpec())
+    except FileNotFoundError:
+        raise ExportError(f"{file} is missing; expected a bundle folder made by chunkcast-export") from None
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ExportError(f"{file} is not a policy specification ({reason}); export the policy again") from None
+
+
+def write_expectations(bundle: Path, expectations: Sequence[pb.ExpectedSuccess]) -> None:
+    """Put ``expectations`` into a bundle's specification, in place of those from the same sources.
+
+    The graph, and with it the policy's version, stay as they are. Written aside, then renamed.
+    """
+    spec = read_spec(bundle)
+    sources = {expectation.source for expectation in expectations}
+    kept = [expectation for expectation in spec.expected_success if expectation.source not in sources]
+    del spec.expected_success[:]
+    # Measured before calibrated before the seed's table, as the enumeration has them.
+    spec.expected_success.extend(sorted([*kept, *expectations], key=lambda each: each.source))
+    file = bundle / SPEC_NAME
+    aside = bundle / f".{SPEC_NAME}.writing"
+    aside.write_text(spec_json(spec), encoding="utf-8")
+    os.replace(aside, file)
+
+
+def spec_json(spec: pb.PolicySpec) -> str:
+    """A specification as it stands in a bundle; the same specification gives the same text."""
+    fields = json_format.MessageToDict(spec, preserving_proto_field_name=True)
+    # Maps come in no particular order.
+    for part in (fields.get("training", {}), fields.get("provenance", {})):
+        part.update({name: dict(sorted(value.items())) for name, value in part.items() if isinstance(value, dict)})
+    return json.dumps(fields, indent=2) + "\n"

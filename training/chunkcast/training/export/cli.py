@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from dataclasses import dataclass
@@ -51,44 +50,35 @@ def export_command(config: ExportConfig) -> None:
     """Export, verify, write, and say what was written."""
     from rich.console import Console
 
-    console = Console(stderr=True)
-    with console.status("loading torch"):
+    from chunkcast.v1 import policy_pb2 as pb
+
+    with Console(stderr=True).status("loading torch") as status:
         logging.getLogger("diffusers").setLevel(logging.ERROR)
-        from chunkcast.training.checkpoint import load_policy, read_checkpoint
-        from chunkcast.training.errors import ExportError
-        from chunkcast.training.export.bundle_writer import GRAPH_NAME, SPEC_NAME, write_bundle
-        from chunkcast.training.export.ddim_graph import onnx_graph
-        from chunkcast.training.export.parity import verify_parity
-        from chunkcast.training.export.specification import policy_spec
-        from chunkcast.training.policy import sampling_scheduler
+        from chunkcast.training.export.bundle_writer import GRAPH_NAME, SPEC_NAME
+        from chunkcast.training.export.exporter import export_bundle
         from chunkcast.training.trainer import BEST_CHECKPOINT, LAST_CHECKPOINT
 
-    file = config.run if config.run.is_file() else config.run / (BEST_CHECKPOINT if config.best else LAST_CHECKPOINT)
-    checkpoint = read_checkpoint(file)
-    if config.steps > checkpoint.policy_config.train_timesteps:
-        raise ExportError(
-            f"--steps {config.steps} exceeds the {checkpoint.policy_config.train_timesteps} timesteps of training"
+        last = BEST_CHECKPOINT if config.best else LAST_CHECKPOINT
+        exported = export_bundle(
+            config.run if config.run.is_file() else config.run / last,
+            config.out,
+            name=config.name or config.out.resolve().name,
+            steps=config.steps,
+            version=config.version or "",
+            description=config.description,
+            overwrite=config.overwrite,
+            on_stage=status.update,
         )
-    policy = load_policy(checkpoint)
-    scheduler = sampling_scheduler(checkpoint.policy_config, config.steps)
-    with console.status("exporting the graph"):
-        graph = onnx_graph(policy, scheduler)
-    with console.status("comparing with torch"):
-        parity = verify_parity(graph, policy, scheduler)
-    spec = policy_spec(
-        checkpoint,
-        hashlib.sha256(file.read_bytes()).hexdigest(),
-        name=config.name or config.out.resolve().name,
-        description=config.description,
-        evaluations=config.steps,
-        parity=parity,
-    )
-    spec.version = config.version or ""
-    write_bundle(config.out, graph, spec, overwrite=config.overwrite)
+    spec = exported.spec
     print(
-        f"{config.out}: {spec.name} {spec.version}, epoch {checkpoint.progress.epoch}, {config.steps} evaluations; "
-        f"{GRAPH_NAME} {len(graph) / 1e6:.1f} MB and {SPEC_NAME}; differs from torch by at most {parity:.1e}"
+        f"{config.out}: {spec.name} {spec.version}, epoch {exported.epoch}, {config.steps} evaluations; "
+        f"{GRAPH_NAME} {exported.graph_bytes / 1e6:.1f} MB and {SPEC_NAME}; differs from torch by at most "
+        f"{exported.parity:.1e}"
     )
+    for finding in spec.training.findings:
+        if finding.severity != pb.FINDING_SEVERITY_INFO:
+            severity = pb.FindingSeverity.Name(finding.severity).removeprefix("FINDING_SEVERITY_").lower()
+            print(f"{severity}: {finding.code}: {finding.evidence}; {finding.advice}")
 
 
 if __name__ == "__main__":

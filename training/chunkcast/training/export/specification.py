@@ -9,6 +9,10 @@ from typing import Any
 
 from chunkcast.training.checkpoint import Checkpoint
 from chunkcast.training.export.ddim_graph import STATE_INPUT
+from chunkcast.training.health.judge import judge, run_settings
+from chunkcast.training.health.loss_curve import curve_of_records
+from chunkcast.training.health.messages import finding_message, seed_table_expectation
+from chunkcast.training.history import EpochRecord
 from chunkcast.v1 import policy_pb2 as pb
 
 BUNDLE_FORMAT_VERSION = 1
@@ -61,6 +65,7 @@ def policy_spec(
             parity_max_abs_difference=parity,
         ),
         training=_training_facts(checkpoint),
+        expected_success=[seed_table_expectation(run["history"][-1]["train_noise_mse"])],
         provenance=pb.Provenance(
             exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
             checkpoint_sha256=checkpoint_sha256,
@@ -91,6 +96,7 @@ def _state_entry(run: dict[str, Any], manifest: dict[str, Any]) -> pb.Observatio
 
 def _training_facts(checkpoint: Checkpoint) -> pb.TrainingFacts:
     run, record = checkpoint.run, checkpoint.run["history"][-1]
+    curve = curve_of_records(EpochRecord(**epoch) for epoch in run["history"])
     return pb.TrainingFacts(
         data_sha256=run["data_sha256"],
         episodes=run["episodes"],
@@ -107,4 +113,9 @@ def _training_facts(checkpoint: Checkpoint) -> pb.TrainingFacts:
         validation_noise_mse=record["validation_noise_mse"],
         validation_noise_mse_by_timestep=record["validation_noise_mse_by_timestep"],
         best_validation_noise_mse=min(epoch["validation_noise_mse"] for epoch in run["history"]),
+        validation_noise_mse_by_task=record["validation_noise_mse_by_task"],
+        validation_action_mse=record["validation_action_mse"],
+        validation_action_mse_by_task=record["validation_action_mse_by_task"],
+        validation_action_variance=record["validation_action_variance"],
+        findings=[finding_message(finding) for finding in judge(curve, run_settings(run))],
     )

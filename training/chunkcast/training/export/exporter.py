@@ -1,0 +1,82 @@
+"""From a checkpoint's file to a verified bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chunkcast.training.checkpoint import load_policy, read_checkpoint
+from chunkcast.training.errors import ExportError
+from chunkcast.training.export.bundle_writer import write_bundle
+from chunkcast.training.export.ddim_graph import onnx_graph
+from chunkcast.training.export.parity import verify_parity
+from chunkcast.training.export.specification import policy_spec
+from chunkcast.training.policy import sampling_scheduler
+from chunkcast.v1 import policy_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        spec: as in the bundle.
+        epoch: of the checkpoint.
+        parity: the largest difference between graph and torch.
+        graph_bytes: the graph's size.
+    """
+
+    spec: pb.PolicySpec
+    epoch: int
+    parity: float
+    graph_bytes: int
+
+
+def export_bundle(
+    file: Path,
+    out: Path,
+    *,
+    name: str,
+    steps: int,
+    version: str = "",
+    description: str = "",
+    overwrite: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Exported:
+    """Export the averaged weights in ``file`` as one ONNX graph with the sampler inside, compared with torch first.
+
+    Args:
+        file: a checkpoint.
+        out: the bundle's folder.
+        name: the policy's.
+        steps: DDIM evaluations a chunk.
+        version: by default the first 12 digits of the graph's SHA-256.
+        on_stage: told what is being done.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ExportError: more steps than the process has, the graph differs, or the folder may not be replaced.
+    """
+    checkpoint = read_checkpoint(file)
+    timesteps = checkpoint.policy_config.train_timesteps
+    if steps > timesteps:
+        raise ExportError(f"--steps {steps} exceeds the {timesteps} timesteps of training")
+    policy = load_policy(checkpoint)
+    scheduler = sampling_scheduler(checkpoint.policy_config, steps)
+    on_stage("exporting the graph")
+    graph = onnx_graph(policy, scheduler)
+    on_stage("comparing with torch")
+    parity = verify_parity(graph, policy, scheduler)
+    spec = policy_spec(
+        checkpoint,
+        hashlib.sha256(file.read_bytes()).hexdigest(),
+        name=name,
+        description=description,
+        evaluations=steps,
+        parity=parity,
+    )
+    spec.version = version
+    write_bundle(out, graph, spec, overwrite=overwrite)
+    return Exported(spec, checkpoint.progress.epoch, parity, len(graph))

@@ -1,0 +1,123 @@
+"""``chunkcast-health calibrate`` and ``expect``: play checkpoints, fit, and write what is expected into a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from chunkcast.training.checkpoint import Checkpoint, read_checkpoint
+from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.errors import TrainingError
+from chunkcast.training.health.calibration import (
+    Estimate,
+    PlayedCheckpoint,
+)
+from chunkcast.training.health.calibration_file import Played
+from chunkcast.training.health.offline_metrics import offline_metrics
+from chunkcast.training.health.rollouts import Rollouts
+from chunkcast.v1 import policy_pb2 as pb
+
+FORMAT = "chunkcast-calibration"
+FORMAT_VERSION = 1
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoints along a run, by epoch: those that were kept, and the last.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    folder = run / "checkpoints"
+    files = [*sorted(folder.glob("epoch-*.safetensors")), *folder.glob("last.safetensors")]
+    if not files:
+        raise TrainingError(f"{run} has no checkpoints; expected a run of chunkcast-train")
+    return files
+
+
+def find_checkpoint(spec: pb.PolicySpec, runs: Sequence[Path]) -> tuple[Path, Path]:
+    """The run and the file that a bundle was exported from.
+
+    Raises:
+        TrainingError: it is in none of ``runs``.
+    """
+    wanted = spec.provenance.checkpoint_sha256
+    for run in runs:
+        for file in sorted((run / "checkpoints").glob("*.safetensors")):
+            if hashlib.sha256(file.read_bytes()).hexdigest() == wanted:
+                return run, file
+    raise TrainingError(
+        f"{spec.name} was exported from a checkpoint with SHA-256 {wanted[:12]}..., which is in none of "
+        f"{', '.join(map(str, runs))}; name its run too, or export the bundle again"
+    )
+
+
+def check_seeds(run: Path, checkpoint: Checkpoint, demonstrations: Demonstrations, rollouts: Rollouts | None) -> None:
+    """Nothing that judges a run may have been seen by it.
+
+    Raises:
+        TrainingError: seeds overlap.
+    """
+    manifest = checkpoint.run["data_manifest"]
+    first, last = manifest["first_seed"], manifest["last_seed"]
+    judged = {"the demonstrations in --data": demonstrations.episode_seeds}
+    if rollouts is not None:
+        judged["the episodes from --seed"] = tuple(range(rollouts.seed, rollouts.seed + rollouts.episodes))
+    for what, seeds in judged.items():
+        if seen := [seed for seed in seeds if first <= seed <= last]:
+            raise TrainingError(
+                f"{what} have seed {seen[0]}, and {run} was trained on seeds {first} to {last}; take others "
+                "(chunkcast-collect --seed 400000)"
+            )
+
+
+def play_runs(
+    runs: Sequence[Path],
+    demonstrations: Demonstrations,
+    rollouts: Rollouts,
+    steps: int,
+    on_checkpoint: Callable[[Played], None],
+) -> list[Played]:
+    """Measure every checkpoint of every run, offline and through the server.
+
+    Args:
+        steps: DDIM evaluations, as the bundle samples.
+        on_checkpoint: called after each.
+
+    Raises:
+        TrainingError: a run has no checkpoints, has seen what it is judged on, or cannot be played.
+    """
+    played = []
+    for run in runs:
+        epochs = set()
+        for file in checkpoints_of(run):
+            checkpoint = read_checkpoint(file)
+            check_seeds(run, checkpoint, demonstrations, rollouts)
+            if checkpoint.progress.epoch in epochs:
+                continue
+            epochs.add(checkpoint.progress.epoch)
+            metrics = offline_metrics(checkpoint, demonstrations, evaluations=steps, file=file)
+            summary = rollouts.play_checkpoint(file, steps)
+            point = PlayedCheckpoint(
+                run=run.name,
+                epoch=checkpoint.progress.epoch,
+                metrics=metrics,
+                successes={task: facts["successes"] for task, facts in summary["tasks"].items()},
+                episodes={task: facts["episodes"] for task, facts in summary["tasks"].items()},
+            )
+            record = checkpoint.run["history"][-1]
+            measured = Estimate(summary["success_rate"], *summary["ci95"])
+            played.append(Played(point, measured, record["train_noise_mse"], record["validation_noise_mse"]))
+            on_checkpoint(played[-1])
+    return played
+
+
+def measure(file: Path, demonstrations: Demonstrations, steps: int) -> dict[str, dict[str, float]]:
+    """The offline metrics of the checkpoint in ``file``, by task.
+
+    Raises:
+        TrainingError: it cannot be read, or was trained on the demonstrations.
+    """
+    checkpoint = read_checkpoint(file)
+    check_seeds(file.parent.parent, checkpoint, demonstrations, None)
+    return offline_metrics(checkpoint, demonstrations, evaluations=steps, file=file)

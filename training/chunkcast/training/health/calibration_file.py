@@ -1,0 +1,175 @@
+"""What a calibration leaves: every played checkpoint, what the other runs expect of it, and how far off that is."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chunkcast.training.errors import TrainingError
+from chunkcast.training.health.calibration import (
+    Estimate,
+    HeldOut,
+    PlayedCheckpoint,
+    common_metrics,
+    leave_one_run_out,
+    mean_absolute_error,
+)
+from chunkcast.training.health.seed_table import success_of
+
+FORMAT = "chunkcast-calibration"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Played:
+    """A played checkpoint and what the report and the seed's table need of it."""
+
+    point: PlayedCheckpoint
+    measured: Estimate
+    train_noise_mse: float
+    validation_noise_mse: float
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN where one of them does not vary."""
+    from scipy.stats import spearmanr
+
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)
+
+
+def _agreement(points: Sequence[PlayedCheckpoint], expected: Sequence[float]) -> dict[str, float]:
+    return {
+        "mean_absolute_error": mean_absolute_error(points, expected),
+        "spearman": spearman([point.ratio() for point in points], expected),
+    }
+
+
+def seed_table_estimate(noise_mse: float) -> float:
+    """The middle of the seed's range; a loss that is not a number is the table's worst."""
+    return float(np.mean(success_of(float("inf") if math.isnan(noise_mse) else noise_mse)))
+
+
+def held_out_summary(played: Sequence[Played], held_out: Sequence[HeldOut]) -> dict[str, Any]:
+    """How far off what was expected of held-out runs is from what was measured, beside other ways to expect it."""
+    points = [each.point for each in played]
+    expected = {task: [each.expected[task] for each in held_out] for task in ("", *points[0].tasks)}
+    by_task = [
+        abs(point.ratio(task) - estimate.ratio)
+        for task in points[0].tasks
+        for point, estimate in zip(points, expected[task], strict=True)
+    ]
+    inside = [
+        estimate.low <= point.ratio() <= estimate.high for point, estimate in zip(points, expected[""], strict=True)
+    ]
+    return {
+        **_agreement(points, [estimate.ratio for estimate in expected[""]]),
+        "mean_absolute_error_by_task": float(np.mean(by_task)),
+        "interval_coverage": float(np.mean(inside)),
+        "by_metric": {
+            metric: _agreement(points, [each[""] for each in leave_one_run_out(points, metric)])
+            for metric in common_metrics(points)
+        },
+        "seed_table": _agreement(points, [seed_table_estimate(each.train_noise_mse) for each in played]),
+        "seed_table_on_validation": _agreement(
+            points, [seed_table_estimate(each.validation_noise_mse) for each in played]
+        ),
+    }
+
+
+def calibration_json(played: Sequence[Played], held_out: Sequence[HeldOut] | None) -> dict[str, Any]:
+    """Every checkpoint that was played, with what the others' runs expect of it."""
+    checkpoints = []
+    for index, each in enumerate(played):
+        point = each.point
+        facts: dict[str, Any] = {
+            "run": point.run,
+            "epoch": point.epoch,
+            "measured": point.ratio(),
+            "measured_low": each.measured.low,
+            "measured_high": each.measured.high,
+            "train_noise_mse": each.train_noise_mse,
+            "validation_noise_mse": each.validation_noise_mse,
+            "seed_table": seed_table_estimate(each.train_noise_mse),
+            "metrics": {
+                metric: float(np.mean([metrics[metric] for metrics in point.metrics.values()]))
+                for metric in common_metrics([point])
+            },
+            "tasks": {
+                task: {
+                    "successes": point.successes[task],
+                    "episodes": point.episodes[task],
+                    "metrics": point.metrics[task],
+                }
+                for task in point.tasks
+            },
+        }
+        if held_out is not None:
+            estimate = held_out[index].expected[""]
+            facts["held_out"] = {
+                "metric": held_out[index].metric,
+                "expected": estimate.ratio,
+                "low": estimate.low,
+                "high": estimate.high,
+            }
+            for task in point.tasks:
+                facts["tasks"][task]["expected"] = held_out[index].expected[task].ratio
+        checkpoints.append(facts)
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "checkpoints": checkpoints,
+        "held_out": held_out_summary(played, held_out) if held_out is not None else None,
+    }
+
+
+def read_calibration(file: Path) -> tuple[dict[str, Any], list[PlayedCheckpoint]]:
+    """A calibration as written, and its checkpoints.
+
+    Raises:
+        TrainingError: the file is missing or not a calibration of this version.
+    """
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"{file} is missing; expected what chunkcast-health calibrate --json wrote") from None
+    except ValueError as error:
+        raise TrainingError(f"{file} is not JSON ({error}); calibrate again") from None
+    received = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else None
+    if received != (FORMAT, FORMAT_VERSION):
+        raise TrainingError(f"{file} is {received}, expected {(FORMAT, FORMAT_VERSION)}; calibrate again")
+    points = [
+        PlayedCheckpoint(
+            run=each["run"],
+            epoch=each["epoch"],
+            metrics={task: facts["metrics"] for task, facts in each["tasks"].items()},
+            successes={task: facts["successes"] for task, facts in each["tasks"].items()},
+            episodes={task: facts["episodes"] for task, facts in each["tasks"].items()},
+        )
+        for each in facts["checkpoints"]
+    ]
+    return facts, points
+
+
+def write_json(file: Path, facts: dict[str, Any]) -> None:
+    """Strict JSON (no NaN), written aside and then renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.writing")
+    aside.write_text(json.dumps(_strict(facts), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

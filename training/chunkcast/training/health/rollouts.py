@@ -1,0 +1,97 @@
+"""A checkpoint's success, measured where it counts: exported, served, and played over gRPC by ``chunkcast-sim``.
+
+The simulator and its client are other parts of the house: they are run as the commands that they are. What was played
+is kept beside the checkpoint, so that an interrupted calibration goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chunkcast.training.errors import TrainingError
+
+CALIBRATION_SEED = 600_000
+"""First episode seed: neither of demonstrations (from 0), nor of choices (500,000), nor of evaluations (1,000,000)."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Episodes to play.
+
+    Attributes:
+        episodes: of each task.
+        seed: the first episode's; the others take the following ones.
+        workers: parallel robots.
+    """
+
+    episodes: int
+    seed: int
+    workers: int
+
+    def play_checkpoint(self, file: Path, steps: int) -> dict[str, Any]:
+        """Export ``file`` with ``steps`` evaluations, serve and play it; what ``chunkcast-sim --json`` writes.
+
+        Raises:
+            TrainingError: the checkpoint cannot be exported or played; the command's own message says why.
+        """
+        from chunkcast.training.export.exporter import export_bundle
+
+        key = {"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "steps": steps}
+        kept = file.parent.parent / "rollouts" / f"{file.stem}-steps{steps}-seed{self.seed}-n{self.episodes}.json"
+        if (summary := _kept(kept, key)) is not None:
+            return summary
+        with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
+            bundle = Path(folder) / "checkpoint"
+            export_bundle(file, bundle, name="checkpoint", steps=steps)
+            summary = self.play_bundle(bundle)
+        kept.parent.mkdir(exist_ok=True)
+        aside = kept.with_name(f".{kept.name}.writing")
+        aside.write_text(json.dumps({**key, "summary": summary}, indent=2) + "\n")
+        os.replace(aside, kept)
+        return summary
+
+    def play_bundle(self, bundle: Path) -> dict[str, Any]:
+        """Serve and play ``bundle``; what ``chunkcast-sim --json`` writes.
+
+        Raises:
+            TrainingError: it cannot be played.
+        """
+        with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
+            file = Path(folder) / "summary.json"
+            command = [sys.executable, "-m", "chunkcast.client.sim.cli", "--bundle", str(bundle), "--json", str(file)]
+            command += ["--episodes", str(self.episodes), "--seed", str(self.seed), "--workers", str(self.workers)]
+            # A session of its own: Ctrl-C reaches this program, which then ends the other and all that it started.
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            )
+            try:
+                _, log = process.communicate()
+            except BaseException:
+                process.send_signal(signal.SIGINT)
+                process.communicate()
+                raise
+            if process.returncode:
+                reason = log.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+                raise TrainingError(f"{bundle} could not be played ({reason[0].removeprefix('error: ')})")
+            summary: dict[str, Any] = json.loads(file.read_text())
+            return summary
+
+
+def _kept(file: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary that was kept for ``key``, if it is there and whole."""
+    if not file.is_file():
+        return None
+    try:
+        kept = json.loads(file.read_text())
+        return dict(kept["summary"]) if all(kept[name] == value for name, value in key.items()) else None
+    except (ValueError, KeyError, TypeError):
+        return None
