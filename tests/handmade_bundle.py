@@ -49,7 +49,23 @@ def echo_spec(name: str = "echo", version: str = "1") -> pb.PolicySpec:
             validation_loss=0.25,
             train_noise_mse=0.125,
             validation_noise_mse=0.0625,
+            validation_noise_mse_by_timestep={"0-9": 0.5, "10-19": 0.03125},
+            validation_action_mse=0.01,
+            validation_action_variance=0.25,
+            findings=[
+                pb.HealthFinding(
+                    code="no_improvement", severity=pb.FINDING_SEVERITY_WARNING, epoch=7, evidence="e", advice="a"
+                ),
+                pb.HealthFinding(code="batch_size", severity=pb.FINDING_SEVERITY_INFO, evidence="e", advice="a"),
+            ],
         ),
+        expected_success=[
+            pb.ExpectedSuccess(source=pb.SUCCESS_SOURCE_MEASURED, ratio=0.75, low=0.5, high=0.875, episodes=20),
+            pb.ExpectedSuccess(
+                task="left", source=pb.SUCCESS_SOURCE_MEASURED, ratio=1.0, low=0.75, high=1.0, episodes=10
+            ),
+            pb.ExpectedSuccess(source=pb.SUCCESS_SOURCE_SEED_TABLE, ratio=0.85, low=0.8, high=0.9),
+        ],
     )
 
 

@@ -128,7 +128,7 @@ def test_graph_of_another_shape_than_the_specification(tmp_path: Path) -> None:
 
 def test_graph_with_other_inputs_than_the_specification(tmp_path: Path) -> None:
     spec = echo_spec()
-    del spec.instructions[:]
+    del spec.instructions[:], spec.expected_success[:]
     write_bundle(tmp_path / "bundle", echo_graph(), spec, overwrite=False)
     with pytest.raises(BundleError, match=r"the graph's inputs are \['instruction', .*policy.json implies"):
         Engine(read_bundle(tmp_path / "bundle"))
@@ -138,3 +138,35 @@ def test_bytes_that_are_no_graph(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", b"not a graph", echo_spec(), overwrite=False)
     with pytest.raises(BundleError, match="ONNX Runtime cannot load the graph"):
         Engine(read_bundle(tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        ({"task": "juggle"}, "expected success of 'juggle', which is no instruction of the policy"),
+        ({"ratio": 0.4}, r"expected success of 'all tasks' is \[0.5, 0.4, 0.875\], expected low <= ratio <= high"),
+        ({"high": 1.5}, "expected low <= ratio <= high"),
+        ({"low": "NaN"}, "expected low <= ratio <= high"),
+        ({"source": 99}, "expected success from the unknown source 99"),
+        ({"source": "SUCCESS_SOURCE_UNSPECIFIED"}, "expected success from the unknown source 0"),
+        ({"source": "SUCCESS_SOURCE_SEED_TABLE"}, "stands twice from one source"),
+    ],
+)
+def test_expected_success_is_a_ratio_of_a_known_task(bundle: Path, changes: dict[str, Any], pattern: str) -> None:
+    edit_spec(bundle, lambda spec: spec["expected_success"][0].update(changes))
+    refused(bundle, pattern)
+
+
+def test_findings_are_known_and_few(bundle: Path) -> None:
+    edit_spec(bundle, lambda spec: spec["training"]["findings"][0].update(severity=77))
+    refused(bundle, "finding 'no_improvement' has the severity 77")
+    edit_spec(bundle, lambda spec: spec["training"].update(findings=spec["training"]["findings"] * 1000))
+    refused(bundle, "2000 findings, expected at most 256")
+
+
+def test_a_bundle_without_health_is_served_as_before(bundle: Path) -> None:
+    def without_health(spec: dict[str, Any]) -> None:
+        del spec["expected_success"], spec["training"]["findings"]
+
+    edit_spec(bundle, without_health)
+    assert not read_bundle(bundle).spec.expected_success

@@ -103,6 +103,32 @@ def test_training_loss_is_that_of_the_specification(server: PrivateServer) -> No
             assert found[f"chunkcast_training_{name}", (("policy", "echo"), ("split", split))] == value
 
 
+def test_the_page_shows_what_the_policy_was_when_it_left_training(server: PrivateServer) -> None:
+    found = values(page(server))
+
+    def of(name: str) -> dict[tuple[str, ...], float]:
+        """Label values without the policy's, in the labels' alphabetical order."""
+        return {
+            tuple(value for label, value in labels if label != "policy"): number
+            for (metric, labels), number in found.items()
+            if metric == f"chunkcast_{name}"
+        }
+
+    assert of("training_noise_mse_by_timestep") == {("0-9",): 0.5, ("10-19",): 0.03125}
+    assert of("training_action_mse") == {("policy",): 0.01, ("task_mean",): 0.25}
+    assert of("health_findings") == {("no_improvement", "warning"): 1, ("batch_size", "info"): 1}
+    # source, task
+    assert of("expected_success_ratio") == {
+        ("measured", "all"): 0.75,
+        ("measured", "left"): 1.0,
+        ("seed_table", "all"): 0.85,
+    }
+    bounds = of("expected_success_bound_ratio")
+    assert bounds["low", "measured", "all"] == 0.5
+    assert bounds["high", "measured", "all"] == 0.875
+    assert len(bounds) == 6
+
+
 def test_active_streams_go_up_and_down(server: PrivateServer) -> None:
     assert values(page(server))["chunkcast_active_streams", ()] == 0
     with PolicyClient(server.address) as client, client.stream():

@@ -37,6 +37,8 @@ PREFIX_ACTIONS_INPUT = "prefix_actions"
 PREFIX_LENGTH_INPUT = "prefix_length"
 RESERVED_NAMES = frozenset({INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT})
 """The graph's inputs that are no observations; an observation may not take their names."""
+FINDING_SEVERITIES = frozenset(pb.FindingSeverity.values()) - {pb.FINDING_SEVERITY_UNSPECIFIED}
+SUCCESS_SOURCES = frozenset(pb.SuccessSource.values()) - {pb.SUCCESS_SOURCE_UNSPECIFIED}
 
 
 @dataclass(frozen=True)
@@ -143,16 +145,14 @@ def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> 
     for name, count in (("findings", len(findings)), ("timestep bands", len(bands))):
         require(count <= MAX_HEALTH_ENTRIES, f"{count} {name}, expected at most {MAX_HEALTH_ENTRIES}")
     for finding in findings:
-        known = finding.severity in pb.FindingSeverity.values() and bool(finding.code)
+        known = finding.severity in FINDING_SEVERITIES and bool(finding.code)
         require(known, f"finding {finding.code!r} has the severity {int(finding.severity)}, or no code")
     tasks = {"", *(instruction.text for instruction in spec.instructions)}
     expected = [(each.task, each.source) for each in spec.expected_success]
     require(len(set(expected)) == len(expected), "a task's expected success stands twice from one source")
     for each in spec.expected_success:
         require(each.task in tasks, f"expected success of {each.task!r}, which is no instruction of the policy")
-        require(
-            each.source in pb.SuccessSource.values(), f"expected success from the unknown source {int(each.source)}"
-        )
+        require(each.source in SUCCESS_SOURCES, f"expected success from the unknown source {int(each.source)}")
         ordered = 0.0 <= each.low <= each.ratio <= each.high <= 1.0
         values = [each.low, each.ratio, each.high]
         require(ordered, f"expected success of {each.task or 'all tasks'!r} is {values}, expected low <= ratio <= high")

@@ -11,6 +11,7 @@ from typing import Any
 
 from chunkcast.client import PlaybackConfig, PolicyUnavailable
 from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
+from chunkcast.v1 import policy_pb2 as pb
 
 CONFIDENCE = 0.95
 INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM}
@@ -115,3 +116,16 @@ def _success(successes: int, episodes: int) -> dict[str, Any]:
         "successes": successes,
         "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
     }
+
+
+def expected_success(spec: pb.PolicySpec) -> dict[str, dict[str, Any]]:
+    """What the specification promises, by task and ``all``: measured where it was measured, else calibrated. The seed's
+    table promises nothing.
+    """
+    expected: dict[str, dict[str, Any]] = {}
+    for source, word in ((pb.SUCCESS_SOURCE_CALIBRATED, "calibrated"), (pb.SUCCESS_SOURCE_MEASURED, "measured")):
+        for each in spec.expected_success:
+            if each.source == source:
+                interval = [round(each.low, 4), round(each.high, 4)]
+                expected[each.task or "all"] = {"source": word, "success_rate": round(each.ratio, 4), "ci95": interval}
+    return expected

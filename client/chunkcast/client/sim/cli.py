@@ -153,7 +153,7 @@ def sim_command(config: SimConfig, target: str) -> None:
 
     from chunkcast.client import PlaybackConfig, PolicyClient
     from chunkcast.client.playback import Playback
-    from chunkcast.client.sim.benchmark import play_all, summarize
+    from chunkcast.client.sim.benchmark import expected_success, play_all, summarize
     from chunkcast.client.sim.episode import CONNECT_SECONDS, EpisodeResult
     from chunkcast.client.sim.report import print_report
 
@@ -206,6 +206,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         "first_seed": config.seed,
         "last_seed": config.seed + config.episodes - 1,
         "seeds_seen_in_training": seeds_seen,
+        "expected": expected_success(spec),
         **summarize(results),
         "seconds": round(time.monotonic() - started, 2),
         "workers": config.workers,

@@ -33,10 +33,16 @@ def print_report(summary: dict[str, Any]) -> None:
     table.add_column("task")
     for heading in ("success", "95 % interval", "episodes", "steps"):
         table.add_column(heading, justify="right")
+    expected = summary["expected"]
+    if expected:
+        table.add_column("expected", justify="right")
     for task, facts in summary["tasks"].items():
-        table.add_row(task, *_success_cells(facts), str(facts["mean_steps_of_successes"] or "-"))
+        steps = str(facts["mean_steps_of_successes"] or "-")
+        table.add_row(task, *_success_cells(facts), steps, *_expected_cells(expected, task))
     table.add_section()
-    table.add_row("all", *_success_cells(summary), "")
+    # What is expected over all tasks says nothing of some of them.
+    every_task = set(expected) - {"all"} <= set(summary["tasks"])
+    table.add_row("all", *_success_cells(summary), "", *(_expected_cells(expected, "all") if every_task else ()))
     console = wide_console()
     console.print(table)
     chunk, inference = summary["chunk_latency_ms"], summary["inference_ms"]
@@ -64,3 +70,10 @@ def print_metrics(address: str) -> None:
 def _success_cells(facts: dict[str, Any]) -> tuple[str, str, str]:
     low, high = facts["ci95"]
     return f"{facts['success_rate']:.1%}", f"{low:.1%} - {high:.1%}", str(facts["episodes"])
+
+
+def _expected_cells(expected: dict[str, Any], task: str) -> tuple[str, ...]:
+    if task not in expected:
+        return ()
+    facts = expected[task]
+    return (f"{facts['success_rate']:.1%} ({facts['source']})",)

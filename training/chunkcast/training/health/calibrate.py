@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from chunkcast.training.checkpoint import Checkpoint, read_checkpoint
@@ -14,7 +15,7 @@ from chunkcast.training.health.calibration import (
     PlayedCheckpoint,
 )
 from chunkcast.training.health.calibration_file import Played
-from chunkcast.training.health.offline_metrics import offline_metrics
+from chunkcast.training.health.offline_metrics import TaskMetrics, offline_metrics
 from chunkcast.training.health.rollouts import Rollouts
 from chunkcast.v1 import policy_pb2 as pb
 
@@ -76,43 +77,52 @@ def play_runs(
     demonstrations: Demonstrations,
     rollouts: Rollouts,
     steps: int,
-    on_checkpoint: Callable[[Played], None],
+    on_checkpoint: Callable[[str, int, int], None],
 ) -> list[Played]:
-    """Measure every checkpoint of every run, offline and through the server.
+    """Measure every checkpoint of every run: all of them offline, which shows within seconds what is wrong with one,
+    and then through the server.
 
     Args:
         steps: DDIM evaluations, as the bundle samples.
-        on_checkpoint: called after each.
+        on_checkpoint: called after each is played: what came out, how many are done, of how many.
 
     Raises:
-        TrainingError: a run has no checkpoints, has seen what it is judged on, or cannot be played.
+        TrainingError: a run has no checkpoints, shares its name, has seen what it is judged on, or cannot be played.
     """
-    played = []
+    names = [run.name for run in runs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TrainingError(
+            f"two runs are called {twice[0]}; expected distinct folder names: runs are told apart by them"
+        )
+    measured: list[tuple[Path, Path, Checkpoint, TaskMetrics]] = []
     for run in runs:
         epochs = set()
         for file in checkpoints_of(run):
             checkpoint = read_checkpoint(file)
             check_seeds(run, checkpoint, demonstrations, rollouts)
             if checkpoint.progress.epoch in epochs:
-                continue
+                continue  # the last epoch was kept too
             epochs.add(checkpoint.progress.epoch)
             metrics = offline_metrics(checkpoint, demonstrations, evaluations=steps, file=file)
-            summary = rollouts.play_checkpoint(file, steps)
-            point = PlayedCheckpoint(
-                run=run.name,
-                epoch=checkpoint.progress.epoch,
-                metrics=metrics,
-                successes={task: facts["successes"] for task, facts in summary["tasks"].items()},
-                episodes={task: facts["episodes"] for task, facts in summary["tasks"].items()},
-            )
-            record = checkpoint.run["history"][-1]
-            measured = Estimate(summary["success_rate"], *summary["ci95"])
-            played.append(Played(point, measured, record["train_noise_mse"], record["validation_noise_mse"]))
-            on_checkpoint(played[-1])
+            measured.append((run, file, replace(checkpoint, tensors={}), metrics))
+    played = []
+    for run, file, checkpoint, metrics in measured:
+        summary = rollouts.play_checkpoint(file, steps)
+        point = PlayedCheckpoint(
+            run=run.name,
+            epoch=checkpoint.progress.epoch,
+            metrics=metrics,
+            successes={task: facts["successes"] for task, facts in summary["tasks"].items()},
+            episodes={task: facts["episodes"] for task, facts in summary["tasks"].items()},
+        )
+        record = checkpoint.run["history"][-1]
+        success = Estimate(summary["success_rate"], *summary["ci95"])
+        played.append(Played(point, success, record["train_noise_mse"], record["validation_noise_mse"]))
+        on_checkpoint(f"{point.run} epoch {point.epoch}: {point.ratio():.0%}", len(played), len(measured))
     return played
 
 
-def measure(file: Path, demonstrations: Demonstrations, steps: int) -> dict[str, dict[str, float]]:
+def measure(file: Path, demonstrations: Demonstrations, steps: int) -> TaskMetrics:
     """The offline metrics of the checkpoint in ``file``, by task.
 
     Raises:

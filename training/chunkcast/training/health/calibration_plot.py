@@ -43,9 +43,9 @@ def calibration_plot(calibration: dict[str, Any]) -> Plot | None:
     if checkpoints and held_out:
         seed = held_out["seed_table"]
         caption = (
-            "Look for marks near the diagonal: each was expected by a map that had not seen its run. "
+            "Look for marks near the diagonal: each was expected by a map that had not seen its run. It was "
             f"{_agreement(held_out)}; {_said(held_out['interval_coverage'], '.0%')} of the intervals hold what was "
-            f"measured. The seed's table: {_agreement(seed)}. Bars are intervals."
+            f"measured. The seed's table was {_agreement(seed)}. Bars are intervals."
         )
 
         def expected(axes: Axes) -> None:
@@ -105,7 +105,7 @@ def _measured_axis(axes: Axes) -> None:
 def _agreement(errors: dict[str, Any]) -> str:
     off = errors["mean_absolute_error"]
     points = "unknown" if off is None else f"{100 * off:.1f} points"
-    return f"Off by {points} on average, rank correlation {_said(errors['spearman'], '.2f')}"
+    return f"off by {points} on average, rank correlation {_said(errors['spearman'], '.2f')}"
 
 
 def _said(value: float | None, form: str) -> str:

@@ -232,7 +232,7 @@ def _play(config: Calibrate, demonstrations: Demonstrations, rollouts: Rollouts,
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from chunkcast.training.health.calibrate import checkpoints_of, play_runs
+    from chunkcast.training.health.calibrate import play_runs
 
     console = Console(stderr=True)
     columns = (
@@ -243,13 +243,12 @@ def _play(config: Calibrate, demonstrations: Demonstrations, rollouts: Rollouts,
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=sum(len(checkpoints_of(run)) for run in config.runs), latest="")
+        bar = progress.add_task("", total=None, latest="offline metrics")
 
-        def on_checkpoint(played: Played) -> None:
-            latest = f"{played.point.run} epoch {played.point.epoch}: {played.point.ratio():.0%}"
-            progress.update(bar, advance=1, latest=latest)
+        def on_checkpoint(latest: str, done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, latest=latest)
             if not console.is_terminal:  # a log wants a line each, where a terminal has the bar
-                console.print(latest)
+                console.print(latest, highlight=False)
 
         return play_runs(config.runs, demonstrations, rollouts, evaluations, on_checkpoint)
 

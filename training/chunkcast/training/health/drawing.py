@@ -28,6 +28,9 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 """Okabe and Ito's colours, told apart with every common colour blindness."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1)), (0, (6, 1, 1, 1, 1, 1)))
 """Beside colour, for those who see none."""
+NO_NOISE = 1.0
+"""Noise MSE of predicting no noise: the noise's variance."""
+NO_NOISE_DASH = (0, (4, 2))
 WIDTH = 5.0
 """Inches, 72 units each: two panels side by side on a desk, one above the other on a phone, text legible on both."""
 POINTS = 600
@@ -36,6 +39,8 @@ LARGEST, SMALLEST = 1e38, 1e-38
 """Beyond what float32 holds nothing can be learned from a line, and a scale overflows."""
 NAME_LENGTH = 26
 """Characters of a name beside a bar or in a legend."""
+LEGEND_WIDTH, LEGEND_KEY = 78, 7
+"""Characters that fit beneath a panel, and those that an entry's stroke and margin take."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -181,15 +186,17 @@ def draw_line(
     y = values[kept]
     present = np.pad(~np.isnan(y), 1)
     alone = present[1:-1] & ~present[:-2] & ~present[2:]
-    options = {"linewidth": 1.6, "marker": "o", "markersize": 4.0, "markevery": alone.tolist(), **style}
-    axes.plot(np.array(epochs, np.float64)[kept], y, color=colour, label=label, **options)
+    x = np.array(epochs, np.float64)[kept]
+    axes.plot(x, y, color=colour, label=label, **{"linewidth": 1.6, **style})
+    if alone.any():
+        axes.plot(x[alone], y[alone], "o", color=colour, markersize=4.0)
 
 
 def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
     """Whole epochs from the first to the last."""
     margin = max(0.5, 0.015 * (epochs[-1] - epochs[0]))
     axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axes.set_xlabel("epoch")
 
@@ -224,8 +231,8 @@ def legend_below(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
-    longest = max(map(len, labels))
-    columns = 3 if longest <= 16 else 2 if longest <= 30 else 1
+    width = max(map(len, labels)) + LEGEND_KEY
+    columns = min(max(LEGEND_WIDTH // width, 1), len(labels), 3)
     figure = axes.get_figure(root=True)
     if figure is not None:
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.2)

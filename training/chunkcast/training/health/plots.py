@@ -1,4 +1,4 @@
-"""The plots of one run: losses, timesteps, tasks, sampled actions, optimisation. Imported late: matplotlib is slow.
+"""The plots of one run: losses, sampled actions, optimisation, and breakdowns. Imported late: matplotlib is slow.
 
 What a history does not hold is not drawn; NaN and infinity are gaps.
 """
@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 
+from chunkcast.training.health.breakdown_plots import task_plot, timestep_plot
 from chunkcast.training.health.drawing import (
     BLUE,
     DASHES,
     GREEN,
     INK,
-    PALETTE,
+    NO_NOISE,
+    NO_NOISE_DASH,
     VERMILION,
-    FloatArray,
     Plot,
     draw_line,
     draw_panel,
@@ -27,23 +28,20 @@ from chunkcast.training.health.drawing import (
     legend_below,
     log_axis,
     numbers,
-    shown_name,
 )
 from chunkcast.training.health.findings import Finding, Severity
+from chunkcast.training.health.judge import OBSERVATION_UNUSED
 from chunkcast.training.health.loss_curve import LossCurve
 from chunkcast.training.health.seed_table import BANDS
 from chunkcast.training.history import EpochRecord
 
-NO_NOISE = 1.0
-"""Noise MSE of predicting no noise: the noise's variance."""
+Losses = Sequence[float | None]
+"""By epoch; None where it was not measured."""
 BAND_SHADES = (0.0, 0.04, 0.09, 0.15, 0.22)
 """Opacity of each of the seed's bands: the darker, the worse."""
 LEAST_BAND_HEIGHT = 0.06
 """Share of the axis that a band must fill to be named."""
 SEVERITY_MARKS = {"error": ("X", "#c8372d"), "warning": ("^", "#b87800")}
-TASKS_SHOWN = 50
-TASK_LINES = len(PALETTE)
-"""Tasks with a line of their own: the worst. More cannot be told apart."""
 
 
 def run_plots(curve: LossCurve, records: Sequence[EpochRecord] | None, findings: Sequence[Finding]) -> list[Plot]:
@@ -68,36 +66,32 @@ def run_plots(curve: LossCurve, records: Sequence[EpochRecord] | None, findings:
 
 def loss_plot(curve: LossCurve, findings: Sequence[Finding]) -> Plot:
     """Noise MSE among the seed's bands, and the objective where it is another number."""
-    train_noise_mse = numbers((epoch.train_noise_mse for epoch in curve), positive=True)
-    validation_noise_mse = numbers((epoch.validation_noise_mse for epoch in curve), positive=True)
-    train = numbers((epoch.train_loss for epoch in curve), positive=True)
-    validation = numbers((epoch.validation_loss for epoch in curve), positive=True)
-    has_noise_mse = any(epoch.noise_mse is not None for epoch in curve)
-    objective_differs = not (
-        np.array_equal(train, train_noise_mse, equal_nan=True)
-        and np.array_equal(validation, validation_noise_mse, equal_nan=True)
+    train_noise_mse, validation_noise_mse, train, validation = (
+        [getattr(epoch, field) for epoch in curve]
+        for field in ("train_noise_mse", "validation_noise_mse", "train_loss", "validation_loss")
     )
+    has_noise_mse = any(epoch.noise_mse is not None for epoch in curve)
+    # NaN differs from itself, but not as text.
+    objective_differs = repr((train, validation)) != repr((train_noise_mse, validation_noise_mse))
     epochs = [epoch.epoch for epoch in curve]
 
     def noise_panel(axes: Axes) -> None:
         _two_losses(axes, epochs, train_noise_mse, validation_noise_mse)
         # The line at 1.0 and the band above it are always in sight: they are what the losses are compared with.
-        log_axis(axes, "y", np.concatenate([train_noise_mse, validation_noise_mse, [NO_NOISE, BANDS[-1].low]]))
-        axes.axhline(NO_NOISE, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label="predicting no noise")
+        log_axis(axes, "y", numbers([*train_noise_mse, *validation_noise_mse, NO_NOISE, BANDS[-1].low], positive=True))
+        axes.axhline(NO_NOISE, color=INK, linewidth=1.2, linestyle=NO_NOISE_DASH, label="predicting no noise")
         _shade_bands(axes)
         _mark_findings(axes, epochs, findings)
         legend_below(axes)
 
     def objective_panel(axes: Axes) -> None:
         _two_losses(axes, epochs, train, validation)
-        log_axis(axes, "y", np.concatenate([train, validation]))
+        log_axis(axes, "y", numbers([*train, *validation], positive=True))
         _mark_findings(axes, epochs, findings)
         legend_below(axes)
 
-    panels, caption = (
-        [],
-        "Look for two lines that fall together: validation rising while training falls is overfitting.",
-    )
+    panels = []
+    caption = "Look for two lines that fall together: validation rising while training falls is overfitting."
     if has_noise_mse:
         panels.append(draw_panel("noise-mse", "Noise-prediction MSE, with the seed's bands", noise_panel, 3.4))
         caption += " The bands are the seed's words for a loss, not success rates."
@@ -108,10 +102,16 @@ def loss_plot(curve: LossCurve, findings: Sequence[Finding]) -> Plot:
     return Plot("Losses", caption, tuple(panels))
 
 
-def _two_losses(axes: Axes, epochs: Sequence[int], train: FloatArray, validation: FloatArray) -> None:
-    draw_line(axes, epochs, train, VERMILION, "training", linestyle=DASHES[1], linewidth=1.3)
-    if np.isfinite(validation).any():
-        draw_line(axes, epochs, validation, BLUE, "validation", linewidth=1.9)
+def _two_losses(axes: Axes, epochs: Sequence[int], train: Losses, validation: Losses) -> None:
+    styles: tuple[tuple[str, Losses, dict[str, Any]], ...] = (
+        ("training", train, {"colour": VERMILION, "linestyle": DASHES[1], "linewidth": 1.3}),
+        ("validation", validation, {"colour": BLUE, "linewidth": 1.9}),
+    )
+    for label, values, style in styles:
+        # An epoch that was not validated is no gap, one whose loss is NaN is.
+        measured = {epoch: value for epoch, value in zip(epochs, values, strict=True) if value is not None}
+        if measured:
+            draw_line(axes, list(measured), numbers(measured.values(), positive=True), label=label, **style)
     epoch_axis(axes, epochs)
 
 
@@ -144,6 +144,8 @@ def _mark_findings(axes: Axes, epochs: Sequence[int], findings: Sequence[Finding
             marks[-1] = (first, [*together, number], "error" if "error" in (gravest, severity) else "warning")
         else:
             marks.append((epoch, [number], severity))
+    if marks:
+        axes.set_title(axes.get_title("left"), pad=19.0)
     at_top = axes.get_xaxis_transform()
     for epoch, together, severity in marks:
         symbol, colour = SEVERITY_MARKS[severity]
@@ -153,129 +155,39 @@ def _mark_findings(axes: Axes, epochs: Sequence[int], findings: Sequence[Finding
         axes.annotate(text, (epoch, 1.0), (0, 4.5), at_top, "offset points", ha="center", va="bottom", fontsize=8)
 
 
-def timestep_plot(records: Sequence[EpochRecord]) -> Plot:
-    """Validation noise MSE by band of timesteps: the last epoch, and all."""
-    shown = _last_with_values(records, "validation_noise_mse_by_timestep")
-    bands = list(shown.validation_noise_mse_by_timestep)
-    last = numbers(shown.validation_noise_mse_by_timestep.values(), positive=True)
-    colours = _ramp(len(bands))
-    epochs = [record.epoch for record in records]
-
-    def bars(axes: Axes) -> None:
-        axes.grid(visible=False, axis="x")
-        axes.set_xticks(range(len(bands)), [shown_name(band) for band in bands], rotation=45 if len(bands) > 5 else 0)
-        axes.set_xlabel("timesteps, from the least noise to the most")
-        if not log_axis(axes, "y", np.append(last, NO_NOISE)):
-            return
-        axes.bar(range(len(bands)), np.nan_to_num(last), color=colours, width=0.72)
-        for place in np.flatnonzero(np.isnan(last)):
-            axes.text(float(place), axes.get_ylim()[0], "NaN", ha="center", va="bottom", fontsize=8)
-        axes.axhline(NO_NOISE, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label="predicting no noise")
-        legend_below(axes)
-
-    def over_epochs(axes: Axes) -> None:
-        lines = [
-            numbers((record.validation_noise_mse_by_timestep.get(band) for record in records), positive=True)
-            for band in bands
-        ]
-        log_axis(axes, "y", np.concatenate([*lines, [NO_NOISE]]))
-        for place, (band, values, colour) in enumerate(zip(bands, lines, colours, strict=True)):
-            # The ends of the ramp are named, the rest lies between.
-            named = place in (0, len(bands) - 1)
-            draw_line(axes, epochs, values, colour, f"timesteps {shown_name(band)}" if named else None, linewidth=1.3)
-        axes.axhline(NO_NOISE, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
-        epoch_axis(axes, epochs)
-        legend_below(axes)
-
-    return Plot(
-        "Noise MSE by timestep",
-        "Look at the first timesteps: they make up most of the mean, and they are where the observation counts; with "
-        "much noise even a blind policy predicts it well. A band at 1.0 or above has learned nothing.",
-        (
-            draw_panel("timesteps-last", f"Validation, epoch {shown.epoch}", bars),
-            draw_panel("timesteps", "Validation over epochs, in the same colours", over_epochs),
-        ),
-    )
-
-
-def task_plot(records: Sequence[EpochRecord]) -> Plot:
-    """Validation noise MSE and action MSE of each task, the worst first: the last epoch, and all."""
-    shown = _last_with_values(records, "validation_action_mse_by_task")
-    tasks = sorted(
-        shown.validation_action_mse_by_task,
-        key=lambda task: (-_with_nan_highest(shown.validation_action_mse_by_task[task]), task),
-    )[:TASKS_SHOWN]
-    colours = [*PALETTE, *[INK] * len(tasks)][: len(tasks)]
-    epochs = [record.epoch for record in records]
-
-    def bars(name: str, title: str, field: str) -> str:
-        by_task = getattr(shown, field)
-        values = numbers(by_task.get(task) for task in tasks)
-
-        def paint(axes: Axes) -> None:
-            axes.grid(visible=False, axis="y")
-            axes.barh(range(len(tasks)), np.nan_to_num(values), color=colours, height=0.68)
-            axes.set_yticks(range(len(tasks)), [shown_name(task) for task in tasks])
-            axes.invert_yaxis()
-            axes.set_xlim(0.0, 1.18 * max(np.nan_to_num(values).max(), 1e-6))
-            axes.locator_params(axis="x", nbins=4)
-            for place, value in enumerate(values):
-                text = " NaN" if math.isnan(value) else f" {value:.3g}"
-                axes.text(float(np.nan_to_num(value)), place, text, va="center", fontsize=8)
-
-        return draw_panel(name, title, paint, 0.75 + 0.27 * len(tasks))
-
-    def over_epochs(name: str, title: str, field: str) -> str:
-        lines = {
-            task: numbers((getattr(record, field).get(task) for record in records), positive=True)
-            for task in tasks[:TASK_LINES]
-        }
-
-        def paint(axes: Axes) -> None:
-            for (task, values), colour, dashes in zip(lines.items(), PALETTE, DASHES, strict=False):
-                draw_line(axes, epochs, values, colour, shown_name(task), linestyle=dashes, linewidth=1.3)
-            log_axis(axes, "y", np.concatenate(list(lines.values())))
-            epoch_axis(axes, epochs)
-            legend_below(axes)
-
-        return draw_panel(name, title, paint, 3.5)
-
-    worst = f", the worst {TASK_LINES} tasks" if len(tasks) > TASK_LINES else ""
-    panels = [
-        bars("task-actions-last", f"Action MSE, epoch {shown.epoch}", "validation_action_mse_by_task"),
-        bars("task-noise-last", f"Noise MSE, epoch {shown.epoch}", "validation_noise_mse_by_task"),
-    ]
-    if len(records) > 1:
-        panels += [
-            over_epochs("task-actions", f"Action MSE over epochs{worst}", "validation_action_mse_by_task"),
-            over_epochs("task-noise", f"Noise MSE over epochs{worst}", "validation_noise_mse_by_task"),
-        ]
-    return Plot(
-        "By task, on held-out episodes",
-        "Look for a task that stays behind the others, and play that one first. The worst action MSE is on top; a task "
-        "that is hard to imitate need not be the one that fails.",
-        tuple(panels),
-    )
-
-
 def action_plot(curve: LossCurve) -> Plot:
     """Error of sampled actions against what each task's mean action scores."""
     epochs = [epoch.epoch for epoch in curve]
     error = numbers((epoch.action_mse for epoch in curve), positive=True)
     variance = numbers((epoch.action_variance for epoch in curve), positive=True)
 
-    def paint(axes: Axes) -> None:
+    explained = 1.0 - error / variance
+
+    def errors(axes: Axes) -> None:
         draw_line(axes, epochs, error, BLUE, "sampled actions", linewidth=1.9)
         draw_line(axes, epochs, variance, INK, "each task's mean action", linestyle=DASHES[1], linewidth=1.2)
         log_axis(axes, "y", np.concatenate([error, variance]))
         epoch_axis(axes, epochs)
         legend_below(axes)
 
+    def shares(axes: Axes) -> None:
+        draw_line(axes, epochs, np.maximum(explained, 0.0), BLUE, "sampled actions", linewidth=1.9)
+        axes.axhline(
+            OBSERVATION_UNUSED, color=INK, linewidth=1.2, linestyle=DASHES[1], label="an error if the run ends below"
+        )
+        axes.set_ylim(0.0, 1.0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        epoch_axis(axes, epochs)
+        legend_below(axes)
+
+    panels = [draw_panel("actions", "Action MSE on held-out episodes, normalised units", errors)]
+    if np.isfinite(explained).any():
+        panels.append(draw_panel("explained", "Share of the variance within tasks that is explained", shares))
     return Plot(
         "Sampled actions",
         "Look for a line that ends far below the dashed one: near it, the policy does no better than each task's mean "
         "action, whatever its noise MSE says.",
-        (draw_panel("actions", "Action MSE on held-out episodes, normalised units", paint),),
+        tuple(panels),
     )
 
 
@@ -306,21 +218,3 @@ def optimisation_plot(curve: LossCurve, records: Sequence[EpochRecord] | None) -
         "that was cut short ends on weights that still move.",
         tuple(panels),
     )
-
-
-def _last_with_values(records: Sequence[EpochRecord], field: str) -> EpochRecord:
-    """The last record with a finite value in ``field``, or else the last that has the field filled."""
-    filled = [record for record in records if getattr(record, field)]
-    finite = [record for record in filled if np.isfinite(numbers(getattr(record, field).values())).any()]
-    return (finite or filled)[-1]
-
-
-def _with_nan_highest(value: float | None) -> float:
-    return math.inf if value is None or math.isnan(value) else value
-
-
-def _ramp(count: int) -> list[str]:
-    """``count`` colours in an order that can be seen: plasma, without the ends that fade on dark or white."""
-    from matplotlib import colormaps
-
-    return [to_hex(colour) for colour in colormaps["plasma"](np.linspace(0.3, 0.8, count))]

@@ -92,12 +92,16 @@ def verdict_of(findings: Sequence[Finding]) -> tuple[str, str]:
         return "error", f"{' and '.join(counts)}: do not serve this policy"
     if warnings:
         return "warning", f"{counts[0]}: look before you serve this policy"
-    return "ok", "nothing found: no rule about losses holds"
+    return "ok", "no errors, no warnings: these losses look sound"
 
 
 def best_epoch(curve: LossCurve) -> EpochLosses | None:
-    """The first epoch with the lowest finite judged loss, as chunkcast-train keeps it; None where none is finite."""
-    finite = [epoch for epoch in curve if math.isfinite(epoch.judged_loss)]
+    """The first epoch with the lowest finite judged loss, as chunkcast-train keeps it; None where none is finite.
+
+    Where some epochs were validated, only those compare: a training loss is lower than a held-out one.
+    """
+    comparable = [epoch for epoch in curve if epoch.validation_loss is not None] or curve
+    finite = [epoch for epoch in comparable if math.isfinite(epoch.judged_loss)]
     return min(finite, key=lambda epoch: epoch.judged_loss, default=None)
 
 
