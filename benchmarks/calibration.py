@@ -21,6 +21,7 @@ DATA = {
     "six": "",
     "few": "--seed 20000 --episodes 10",
     "without-noise": "--seed 40000 --noise 0",
+    "thirty": "--seed 60000 --episodes 30",
     "validation": "--seed 400000 --episodes 10",
 }
 """Name to what chunkcast-collect is told. Seeds overlap with none of the others, nor with those of any evaluation."""
@@ -42,6 +43,19 @@ RUNS = {
 }
 """Name to its demonstrations and what chunkcast-train is told."""
 
+FRESH_RUNS = {
+    "fresh-default": ("six", "--seed 11 --epochs 16 --keep-epochs 1 2 3 6 16"),
+    "fresh-noise-prediction": (
+        "thirty",
+        "--seed 12 --epochs 40 --prediction-type epsilon --patience 0 --keep-epochs 2 4 8 16 40",
+    ),
+    "fresh-wide-uniform": (
+        "thirty",
+        "--seed 13 --epochs 24 --width 448 --loss-weighting uniform --learning-rate 5e-4 --keep-epochs 2 4 8 12 24",
+    ),
+}
+"""Trained after the metrics and the way to choose one were fixed: they confirm, and are calibrated on by nobody."""
+
 
 @dataclass(frozen=True)
 class CalibrationConfig:
@@ -61,7 +75,7 @@ def main() -> None:
     for name, flags in DATA.items():
         if not (folder := config.work / "data" / name).exists():
             _run("chunkcast.training.collect.cli", "--out", str(folder), *shlex.split(flags))
-    for name, (data, flags) in RUNS.items():
+    for name, (data, flags) in {**RUNS, **FRESH_RUNS}.items():
         folder = config.work / "runs" / name
         resume = ["--resume"] if (folder / "checkpoints" / "last.safetensors").exists() else []
         _run(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chunkcast.training.health.findings import Finding, gravest_first
+from chunkcast.training.health.findings import Finding, Severity, gravest_first
 from chunkcast.training.health.judge import RunSettings, course_findings, judge
 from chunkcast.training.health.loss_curve import EpochLosses
 from chunkcast.training.health.rules import COURSE_RULES, FATAL_CODES
@@ -88,7 +89,7 @@ def test_the_rules_are_the_seeds_and_bear_their_functions_names() -> None:
         "validation_gap",
         "validation_rising",
     } == COURSE_CODES
-    assert FATAL_CODES == {"non_finite", "explosion"}
+    assert {"non_finite", "explosion"} == FATAL_CODES
 
 
 # Explosion and non-finite numbers.
@@ -123,7 +124,7 @@ def test_a_number_that_is_none_is_found_in_every_field(field: str, value: float)
         for epoch, loss in enumerate([0.5, 0.4, 0.3], start=1)
     ]
     assert course_codes(healthy) == set()
-    finding = only(judge([*healthy[:2], replace(healthy[2], **{field: value})]), "non_finite")
+    finding = only(judge([*healthy[:2], replace(healthy[2], **cast(dict[str, Any], {field: value}))]), "non_finite")
     assert (finding.severity, finding.epoch) == ("error", 3)
     assert f"{field} {value}" in finding.evidence
 
@@ -171,7 +172,9 @@ def test_seven_epochs_are_too_few_to_oscillate() -> None:
         pytest.param([0.5, 0.48, 0.46, 0.44, 5.0, 0.43, 0.42, 0.41, 0.4, 0.39], id="a single jump"),
         pytest.param([1.0, 1.2, 1.5, 1.9, 2.4, 3.0, 3.7, 4.5, 5.4], id="a steady rise"),
         pytest.param([0.0] * 10, id="zeros"),
-        pytest.param([22.5, 0.7, 0.75, 0.6, 0.63, 0.5, 0.52, 0.45, 0.46, 0.4, 0.42, 0.38], id="after a first epoch's fall"),
+        pytest.param(
+            [22.5, 0.7, 0.75, 0.6, 0.63, 0.5, 0.52, 0.45, 0.46, 0.4, 0.42, 0.38], id="after a first epoch's fall"
+        ),
     ],
 )
 def test_no_oscillation(losses: list[float]) -> None:
@@ -392,12 +395,18 @@ def test_a_rise_is_found_in_a_run_that_is_validated_every_second_epoch() -> None
 # judge: the order, and what the last epoch means.
 
 
+UNSORTED: tuple[tuple[str, Severity], ...] = (
+    ("a", "info"),
+    ("b", "warning"),
+    ("c", "error"),
+    ("d", "warning"),
+    ("e", "error"),
+)
+
+
 def test_the_gravest_come_first_each_in_the_order_found() -> None:
-    findings = [Finding(code, severity, None, "", "") for code, severity in _UNSORTED]
+    findings = [Finding(code, severity, None, "", "") for code, severity in UNSORTED]
     assert [finding.code for finding in gravest_first(findings)] == ["c", "e", "b", "d", "a"]
-
-
-_UNSORTED = (("a", "info"), ("b", "warning"), ("c", "error"), ("d", "warning"), ("e", "error"))
 
 
 def test_judge_says_the_gravest_first() -> None:
@@ -540,7 +549,9 @@ def test_the_seeds_advice_by_data_size(
     ],
 )
 def test_settings_off_the_seeds_advice_are_told_as_known_facts(settings: RunSettings, found: set[str]) -> None:
-    findings = [each for each in judge(other_curve([0.4]), settings) if each.code in {"epochs", "patience", "batch_size"}]
+    findings = [
+        each for each in judge(other_curve([0.4]), settings) if each.code in {"epochs", "patience", "batch_size"}
+    ]
     assert codes(findings) == found
     assert {(each.severity, each.epoch) for each in findings} <= {("info", None)}
 

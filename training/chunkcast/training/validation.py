@@ -38,6 +38,8 @@ class WindowErrors:
         objective: float32 ``[N]``, squared error of what the network predicts.
         noise_mse: float32 ``[N]``, squared error of the noise, whatever is predicted.
         action_mse: float32 ``[N]``, squared error of the sampled actions that would be executed, normalised units.
+        displacement_mse: float32 ``[N]``, squared error of their mean over the executed ticks. An arm integrates what
+            it is told: errors that cancel from tick to tick hardly move it, those that last do.
         action_deviation: float32 ``[N]``, squared deviation of the same demonstrated actions from their task's mean:
             what the best policy scores that does not look at its observation.
     """
@@ -47,6 +49,7 @@ class WindowErrors:
     objective: FloatArray
     noise_mse: FloatArray
     action_mse: FloatArray
+    displacement_mse: FloatArray
     action_deviation: FloatArray
 
 
@@ -69,7 +72,8 @@ def window_errors(
     sampling_generator = torch.Generator().manual_seed(SAMPLING_SEED)
     device = policy.state_mean.device
     timesteps_total = policy.config.train_timesteps
-    objective, noise_mse, timesteps, action_mse, executed_actions, executed_masks = [], [], [], [], [], []
+    objective, noise_mse, timesteps = [], [], []
+    action_mse, displacement_mse, executed_actions, executed_masks = [], [], [], []
     for batch in windows.in_order(VALIDATION_BATCH):
         size = len(batch.mask)
         nothing_committed = torch.zeros(size, dtype=torch.int64, device=device)
@@ -87,8 +91,10 @@ def window_errors(
         )
         demonstrated = policy.normalize_actions(batch.actions)[:, :execute_steps]
         mask = batch.foreseeable(nothing_committed)[:, :execute_steps]
-        error = ((policy.normalize_actions(chunk)[:, :execute_steps] - demonstrated) ** 2).mean(-1)
-        action_mse.append(((error * mask).sum(-1) / mask.sum(-1).clamp_min(1.0)).cpu())
+        difference = (policy.normalize_actions(chunk)[:, :execute_steps] - demonstrated) * mask[..., None]
+        counted = mask.sum(-1).clamp_min(1.0)
+        action_mse.append(((difference**2).mean(-1).sum(-1) / counted).cpu())
+        displacement_mse.append(((difference.sum(1) / counted[:, None]) ** 2).mean(-1).cpu())
         executed_actions.append(demonstrated.cpu())
         executed_masks.append(mask.cpu())
     actions, masks = torch.cat(executed_actions), torch.cat(executed_masks)
@@ -104,6 +110,7 @@ def window_errors(
         objective=torch.cat(objective).numpy(),
         noise_mse=torch.cat(noise_mse).numpy(),
         action_mse=torch.cat(action_mse).numpy(),
+        displacement_mse=torch.cat(displacement_mse).numpy(),
         action_deviation=((deviation * masks).sum(-1) / masks.sum(-1).clamp_min(1.0)).numpy(),
     )
 

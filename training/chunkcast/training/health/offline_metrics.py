@@ -4,7 +4,9 @@
 ``noise_mse``                 noise-prediction MSE, all timesteps: what losses report
 ``noise_mse_t1`` to ``_t4``   the same in each quarter of the timesteps, from nearly clean to pure noise
 ``action_mse``                error of the *sampled* actions that would be executed
-``critical_action_mse``       the same within the critical intervals alone
+``displacement_mse``          error of their mean over the executed ticks: what an arm integrates
+``critical_action_mse``,      the same two within the critical intervals alone
+``critical_displacement_mse``
 ============================  =============================================================================
 
 All on demonstrations that no run was trained on, so that runs compare. The critical interval follows Critical Interval
@@ -79,9 +81,10 @@ def offline_metrics(
         found = {"noise_mse": float(errors.noise_mse[mine].mean())}
         for q in range(TIMESTEP_QUARTERS):
             found[f"noise_mse_t{q + 1}"] = float(errors.noise_mse[mine & (quarter == q)].mean())
-        found["action_mse"] = float(errors.action_mse[mine].mean())
-        if critical is not None and (mine & critical).any():
-            found["critical_action_mse"] = float(errors.action_mse[mine & critical].mean())
+        for name, values in (("action_mse", errors.action_mse), ("displacement_mse", errors.displacement_mse)):
+            found[name] = float(values[mine].mean())
+            if critical is not None and (mine & critical).any():
+                found[f"critical_{name}"] = float(values[mine & critical].mean())
         metrics[task] = found
     return metrics
 
