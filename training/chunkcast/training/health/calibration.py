@@ -26,6 +26,9 @@ BOOTSTRAP_SEED = 20_242
 NEIGHBOURS = 12
 """Held-out checkpoints whose expectation was nearest: their errors stand for that of a new one."""
 
+PREFERENCE = ("displacement_mse", "critical_displacement_mse", "action_mse", "critical_action_mse")
+"""The nearer to what the robot does, the sooner: where the arm is sent, what it is told, how noise is predicted."""
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -129,13 +132,27 @@ def mean_absolute_error(checkpoints: Sequence[PlayedCheckpoint], expected: Seque
     return float(np.mean([abs(point.ratio() - value) for point, value in zip(checkpoints, expected, strict=True)]))
 
 
-def choose_metric(checkpoints: Sequence[PlayedCheckpoint]) -> tuple[str, dict[str, float]]:
-    """The metric with the lowest leave-one-run-out error, and each metric's."""
-    errors = {
-        metric: mean_absolute_error(checkpoints, [expected[""] for expected in leave_one_run_out(checkpoints, metric)])
-        for metric in common_metrics(checkpoints)
-    }
-    return min(errors, key=lambda metric: errors[metric]), errors
+def choose_metric(checkpoints: Sequence[PlayedCheckpoint]) -> str:
+    """The metric to expect success from, chosen by leaving out one run after the other.
+
+    The lowest mean error is no good choice among few runs: it changes with every run that is left out. So, as with the
+    one-standard-error rule (Breiman et al. 1984), every metric within one standard error over runs of the lowest is as
+    good, and of these the first in ``PREFERENCE`` is taken.
+    """
+    runs = require_runs(checkpoints, 2)
+    by_run: dict[str, FloatArray] = {}
+    for metric in common_metrics(checkpoints):
+        expected = leave_one_run_out(checkpoints, metric)
+        off = [(point.run, abs(point.ratio() - each[""])) for point, each in zip(checkpoints, expected, strict=True)]
+        by_run[metric] = np.array([np.mean([error for name, error in off if name == run]) for run in runs])
+    best = min(by_run.values(), key=lambda errors: float(errors.mean()))
+    limit = best.mean() + best.std(ddof=1) / np.sqrt(len(runs))
+    good = [metric for metric, errors in by_run.items() if errors.mean() <= limit]
+    return min(good, key=lambda metric: (_rank(metric), float(by_run[metric].mean())))
+
+
+def _rank(metric: str) -> int:
+    return PREFERENCE.index(metric) if metric in PREFERENCE else len(PREFERENCE)
 
 
 def hold_out(checkpoints: Sequence[PlayedCheckpoint]) -> list[HeldOut]:
@@ -182,7 +199,7 @@ class Calibration:
 
     def __init__(self, checkpoints: Sequence[PlayedCheckpoint]) -> None:
         self.checkpoints = list(checkpoints)
-        self.metric, self.errors_by_metric = choose_metric(checkpoints)
+        self.metric = choose_metric(checkpoints)
         self.maps = fit_maps(checkpoints, self.metric)
         expected = leave_one_run_out(checkpoints, self.metric)
         self._residuals = {
@@ -199,8 +216,8 @@ class Calibration:
     def expect(self, metrics: dict[str, dict[str, float]]) -> dict[str, Estimate]:
         """Expected success with its interval, by task and ``""``, of a checkpoint of another run.
 
-        The interval holds what is unknown of the map (runs drawn anew with replacement, episodes anew from each
-        checkpoint's ratio) and how far off the map was for held-out checkpoints of about this expectation.
+        The interval holds what is unknown of the map (runs drawn anew with replacement, each checkpoint's ratio from
+        what its episodes leave possible) and how far off the map was for held-out checkpoints of about this ratio.
         """
         expected = apply_maps(self.maps, metrics, self.metric)
         samples = [apply_maps(maps, metrics, self.metric) for maps in self._bootstrapped]
@@ -221,12 +238,12 @@ class Calibration:
         samples = []
         for _ in range(BOOTSTRAP_SAMPLES):
             drawn = [point for run in generator.choice(runs, len(runs)) for point in of_run[run]]
-            ratios = {
-                task: [
-                    generator.binomial(point.episodes[task], point.ratio(task)) / point.episodes[task]
-                    for point in drawn
-                ]
-                for task in drawn[0].tasks
-            }
+            ratios = {task: [_possible_ratio(generator, point, task) for point in drawn] for task in drawn[0].tasks}
             samples.append(_fit(drawn, self.metric, ratios))
         return samples
+
+
+def _possible_ratio(generator: np.random.Generator, point: PlayedCheckpoint, task: str) -> float:
+    """A ratio that may lie behind a count, drawn from its posterior under Jeffreys' prior: 20 of 20 is not 100 %."""
+    successes, episodes = point.successes[task], point.episodes[task]
+    return float(generator.beta(successes + 0.5, episodes - successes + 0.5))

@@ -49,12 +49,17 @@ def run_settings(facts: dict[str, Any]) -> RunSettings:
 
 def course_findings(curve: LossCurve) -> Iterator[list[Finding]]:
     """After each epoch of ``curve``, the rules about its course that hold there."""
-    best = 0
+    best: int | None = None
+    held_out = any(epoch.validation_loss is not None for epoch in curve)
     for now, epoch in enumerate(curve):
-        lowest = curve[best].judged_loss
-        if epoch.judged_loss < lowest - IMPROVEMENT * abs(lowest) or not math.isfinite(lowest):
+        # Held-out losses are compared with held-out ones; an epoch without one is no better and no worse.
+        loss = epoch.validation_loss if held_out else epoch.train_loss
+        lowest = None if best is None else curve[best].judged_loss
+        if loss is not None and (
+            lowest is None or loss < lowest - IMPROVEMENT * abs(lowest) or not math.isfinite(lowest)
+        ):
             best = now
-        moment = Moment(curve, now, best)
+        moment = Moment(curve, now, now if best is None else best)
         yield [finding for rule in COURSE_RULES if (finding := rule(moment))]
 
 
@@ -72,8 +77,9 @@ def judge(curve: LossCurve, settings: RunSettings | None = None) -> list[Finding
     past: dict[str, Finding] = {}
     for epoch, holding in zip(curve, course_findings(curve), strict=True):
         codes = {finding.code for finding in holding}
-        for code in [code for code in standing if code not in codes and code != "non_finite"]:
-            past[code] = _over(standing.pop(code), epoch.epoch)
+        if "non_finite" not in codes:  # NaN ends no other finding: nothing can be compared with it
+            for code in [code for code in standing if code not in codes and code != "non_finite"]:
+                past[code] = _over(standing.pop(code), epoch.epoch)
         for finding in holding:
             before = standing.get(finding.code)
             # The newest evidence, since the first epoch.
@@ -100,8 +106,8 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
             band.severity,
             last.epoch,
             f"noise MSE {last.noise_mse:.4g} in epoch {last.epoch}: {band.name}",
-            f"the seed read {low:.0%}-{high:.0%} success off this loss. It read 80-90 % off 0.16-0.43, and the arm "
-            "succeeded 0 times out of 7: a low loss proves no success, measure it"
+            f"the seed read {low * 100:.0f}-{high * 100:.0f} % success off this loss. It read 80-90 % off 0.16-0.43, and "
+            "the arm succeeded 0 times out of 7: a low loss proves no success, measure it"
             if last.noise_mse < 1.0
             else "the seed called 1-2 acceptable; it is worse than predicting no noise at all, which scores 1.0",
         )

@@ -56,6 +56,14 @@ class Moment:
         """The epoch that is judged."""
         return self.curve[self.now]
 
+    @property
+    def judged_since_best(self) -> int:
+        """Epochs after the best one whose loss compares with its: held-out with held-out."""
+        held_out = self.curve[self.best].validation_loss is not None
+        # A few hundred decide as well as all.
+        later = self.curve[max(self.best + 1, self.now - 500) : self.now + 1]
+        return sum(not held_out or epoch.validation_loss is not None for epoch in later)
+
     def last(self, epochs: int) -> LossCurve:
         """The last ``epochs`` epochs, or fewer at the start."""
         return self.curve[max(0, self.now - epochs + 1) : self.now + 1]
@@ -148,14 +156,14 @@ def plateau(moment: Moment) -> Finding | None:
 def no_improvement(moment: Moment) -> Finding | None:
     """No lower loss for five epochs or more; held-out loss where there is one."""
     best, now = moment.curve[moment.best], moment.epoch
-    if moment.now - moment.best < NO_IMPROVEMENT_EPOCHS:
+    if moment.judged_since_best < NO_IMPROVEMENT_EPOCHS:
         return None
     converged = now.noise_mse is not None and now.noise_mse < GOOD_ENOUGH_TO_STAND_STILL
     return Finding(
         "no_improvement",
         "info" if converged else "warning",
         best.epoch,
-        f"lowest loss {best.judged_loss:.4g} in epoch {best.epoch}, {moment.now - moment.best} epochs before epoch "
+        f"lowest loss {best.judged_loss:.4g} in epoch {best.epoch}, {now.epoch - best.epoch} epochs before epoch "
         f"{now.epoch}",
         "converged or stuck: a lower loss need not succeed more often, so measure this checkpoint and the best one"
         if converged
@@ -186,7 +194,7 @@ def validation_gap(moment: Moment) -> Finding | None:
 def validation_rising(moment: Moment) -> Finding | None:
     """The held-out loss rises while the training loss falls."""
     best, now = moment.curve[moment.best], moment.epoch
-    if best.validation_loss is None or now.validation_loss is None or moment.now - moment.best < NO_IMPROVEMENT_EPOCHS:
+    if best.validation_loss is None or now.validation_loss is None or moment.judged_since_best < NO_IMPROVEMENT_EPOCHS:
         return None
     lately = [epoch.validation_loss for epoch in moment.last(VALIDATION_EPOCHS) if epoch.validation_loss is not None]
     # The lowest of the last epochs: one high epoch is no rise.
