@@ -12,7 +12,7 @@ BUNDLE ?= policies/metaworld-six
 EPISODES ?= 20
 TASKS ?=
 
-.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy clean
+.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -55,13 +55,23 @@ delays: $(VENV)/.demo ## success and jumps with injected inference delays, 100 e
 peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and eager torch, 1, 8 and 32 robots; ARGS are passed on
 	$(BIN)/python -m benchmarks.peers --bundle $(BUNDLE) --peers-venv $(PEERS_VENV) --json docs/results/peers.json $(ARGS)
 
+findings: data/six ## training health on runs with a known fault and healthy ones (15 min)
+	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 1000 --json docs/results/training-findings.json
+
+calibration: bundles/metaworld-six ## train runs, play their checkpoints, write the expected success into $< (80 min)
+	$(BIN)/python -m benchmarks.calibration --bundle $<
+
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
-policy: $(VENV)/.dev ## collect, train and export the shipped policy anew, into data/, runs/ and bundles/
-	$(BIN)/chunkcast-collect --out data/six
+policy: bundles/metaworld-six ## collect, train and export the shipped policy anew, into data/, runs/ and bundles/ (9 min)
+
+data/six: | $(VENV)/.dev
+	$(BIN)/chunkcast-collect --out $@
+
+bundles/metaworld-six: | data/six
 	$(BIN)/chunkcast-train --data data/six --out runs/six
-	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six
+	$(BIN)/chunkcast-export --run runs/six --out $@
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) $(PEERS_VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """Runs to calibrate expected success with: from barely trained to good, of different data, losses and sizes.
 
-    python -m benchmarks.calibration --work calibration      (45 min on 2 cores; what is done already is kept)
+    make calibration      (80 min on 2 cores; what is done already is kept)
 
 Collects the demonstrations, trains the runs, and lets ``chunkcast-health calibrate`` play every kept checkpoint and
 write the expectation into the bundle. The runs differ in what usually differs between people's runs, so that leaving
@@ -41,7 +41,7 @@ DATA = {
 """Name to what chunkcast-collect is told. Seeds overlap with none of the others, nor with those of any evaluation."""
 
 RUNS = {
-    "shipped": ("six", ""),
+    "six": ("six", ""),
     "uniform-weights": ("six", "--seed 1 --epochs 24 --loss-weighting uniform --keep-epochs 1 2 4 8 16 24"),
     "noise-prediction": ("six", "--seed 2 --epochs 32 --prediction-type epsilon --keep-epochs 1 2 4 8 16 32"),
     "few-demonstrations": ("few", "--seed 3 --epochs 150 --patience 0 --keep-epochs 4 8 16 32 64 150"),
@@ -75,10 +75,10 @@ FRESH_RUNS = {
 class CalibrationConfig:
     """Train runs and calibrate a bundle's expected success on them."""
 
-    work: Path = Path("calibration")
-    """Folder for demonstrations, runs and the calibration."""
-    bundle: Path = Path("policies/metaworld-six")
-    """The bundle that gets the expectation."""
+    work: Path = Path()
+    """Folder of data/ and runs/; data/six and runs/six are those of make policy."""
+    bundle: Path = Path("bundles/metaworld-six")
+    """The bundle that gets the expectation; exported from runs/six."""
     train_only: bool = False
     """Leave the rollouts for later."""
 
@@ -123,7 +123,7 @@ def confirm(config: CalibrationConfig) -> None:
         "episodes_per_task": EPISODES,
         "first_seed": CALIBRATION_SEED,
         "last_seed": CALIBRATION_SEED + EPISODES - 1,
-        "command": f"python -m benchmarks.calibration --work {config.work}",
+        "command": "make calibration",
         "expected": [],
     }
     print_calibration(facts)

@@ -285,32 +285,59 @@ def test_checkpoints_of_other_tasks_are_refused() -> None:
 # The choice of the metric.
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_informative_metric_is_chosen(seed: int) -> None:
-    metric, errors = choose_metric(runs_of(4, seed))
-    assert metric == "action_mse"
-    assert set(errors) == {"action_mse", "noise_mse"}
-    assert errors["action_mse"] < errors["noise_mse"]
-
-
-def test_the_errors_by_metric_are_those_of_runs_left_out() -> None:
-    points = runs_of(4)
-    _, errors = choose_metric(points)
-    for metric, error in errors.items():
-        expected = [each[""] for each in leave_one_run_out(points, metric)]
-        assert error == pytest.approx(
-            sum(abs(point.ratio() - value) for point, value in zip(points, expected, strict=True)) / len(points)
+def renamed(points: Sequence[PlayedCheckpoint], names: dict[str, str]) -> list[PlayedCheckpoint]:
+    """The metrics under other names; those that ``names`` lacks are left out."""
+    return [
+        replace(
+            point,
+            metrics={
+                task: {names[name]: value for name, value in metrics.items() if name in names}
+                for task, metrics in point.metrics.items()
+            },
         )
-
-
-def test_a_metric_that_is_not_a_number_is_not_chosen_and_breaks_nothing() -> None:
-    points = [
-        replace(point, metrics={task: {**metrics, "broken": NAN} for task, metrics in point.metrics.items()})
-        for point in runs_of(3)
+        for point in points
     ]
-    calibration = Calibration(points)
-    assert calibration.metric == "action_mse"
-    assert all(map(math.isfinite, calibration.errors_by_metric.values()))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param({"action_mse": "a", "noise_mse": "b"}, id="first"),
+        pytest.param({"action_mse": "b", "noise_mse": "a"}, id="last"),
+        pytest.param({"action_mse": "noise_mse", "noise_mse": "displacement_mse"}, id="though another is preferred"),
+    ],
+)
+def test_the_informative_metric_is_chosen(seed: int, names: dict[str, str]) -> None:
+    assert choose_metric(renamed(runs_of(4, seed), names)) == names["action_mse"]
+
+
+@pytest.mark.parametrize("other", ["noise_mse", "noise_mse_t1", "critical_action_mse", "a"])
+def test_of_metrics_that_are_as_good_the_one_nearest_to_the_robot_is_chosen(
+    points: list[PlayedCheckpoint], other: str
+) -> None:
+    both = [
+        replace(
+            each, metrics={task: {**metrics, other: metrics["action_mse"]} for task, metrics in each.metrics.items()}
+        )
+        for each in points
+    ]
+    assert choose_metric(both) == "action_mse"
+
+
+def test_the_order_of_checkpoints_does_not_change_the_choice(points: list[PlayedCheckpoint]) -> None:
+    assert choose_metric(points[::-1]) == choose_metric(points)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 0.0, -1.0])
+def test_a_metric_that_says_nothing_is_not_chosen_and_breaks_nothing(
+    points: list[PlayedCheckpoint], value: float
+) -> None:
+    broken = [
+        replace(each, metrics={task: {**metrics, "displacement_mse": value} for task, metrics in each.metrics.items()})
+        for each in points
+    ]
+    assert choose_metric(broken) == "action_mse"
 
 
 # Intervals.
@@ -345,6 +372,14 @@ def test_a_map_that_was_far_off_has_wide_intervals() -> None:
         return estimate.high - estimate.low
 
     assert width(agreeing) < 0.5 < width(disagreeing)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_twenty_of_twenty_is_not_certain(ratio: float) -> None:
+    alike = [with_successes(point, round(ratio * EPISODES)) for point in runs_of(2)]
+    estimate = Calibration(alike).expect(METRICS)[""]
+    assert estimate.ratio == ratio
+    assert estimate.low < estimate.high
 
 
 RATIOS = st.floats(min_value=0.0, max_value=1.0)
@@ -444,7 +479,7 @@ def test_a_calibration_survives_the_way_through_its_file(
     again = from_file(calibration_json(played(points), held_out), tmp_path / "deep" / "calibration.json")
     assert again == points
     after = Calibration(again)
-    assert (calibration.metric, calibration.errors_by_metric) == (after.metric, after.errors_by_metric)
+    assert calibration.metric == after.metric
     assert calibration.expect(METRICS) == after.expect(METRICS)
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["calibration.json"]
 

@@ -106,8 +106,8 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
             band.severity,
             last.epoch,
             f"noise MSE {last.noise_mse:.4g} in epoch {last.epoch}: {band.name}",
-            f"the seed read {low * 100:.0f}-{high * 100:.0f} % success off this loss. It read 80-90 % off 0.16-0.43, and "
-            "the arm succeeded 0 times out of 7: a low loss proves no success, measure it"
+            f"the seed read {low * 100:.0f}-{high * 100:.0f} % success off this loss. It read 80-90 % off 0.16-0.43, "
+            "and the arm succeeded 0 times out of 7: a low loss proves no success, measure it"
             if last.noise_mse < 1.0
             else "the seed called 1-2 acceptable; it is worse than predicting no noise at all, which scores 1.0",
         )
