@@ -87,7 +87,7 @@ def test_a_bundle_is_what_the_server_reads(small_run: Path, small_config: TrainC
     assert (element.name, element.unit) == ("hand_z", "m")
     assert 0 < element.training_min < element.training_max < 1
     assert spec.training.data_sha256 == run["data_sha256"]
-    assert spec.training.validation_noise_mse == run["last_record"]["validation_noise_mse"]
+    assert spec.training.validation_noise_mse == run["history"][-1]["validation_noise_mse"]
     assert spec.training.epochs == small_config.epochs
     assert spec.provenance.versions["torch"].startswith("2.")
 

@@ -403,22 +403,22 @@ def test_a_warning_is_not_heard_again_when_the_run_is_resumed(standing_still: Tr
     demonstrations = read_demonstrations(config.data)
     heard: Heard = []
 
-    def interrupted_after_seven(record: EpochRecord, findings: list[Finding]) -> None:
+    def interrupted_in_the_eighth(record: EpochRecord, findings: list[Finding]) -> None:
         listener(heard)(record, findings)
         if record.epoch == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config, demonstrations, CPU, bf16=False).run(interrupted_after_seven)
+        Trainer(config, demonstrations, CPU, bf16=False).run(interrupted_in_the_eighth)
     Trainer(replace(config, resume=True), demonstrations, CPU, bf16=False).run(listener(heard))
     assert [epoch for epoch, _ in heard] == [1, 2, 3, 4, 5, 6, 7, 8, 8, 9]
     assert [epoch for epoch, found in heard if "no_improvement" in found] == [6]
 
 
 def test_the_command_prints_each_finding_once_in_a_line_of_its_own(
-    standing_still: TrainConfig, capsys: pytest.CaptureFixture[str]
+    standing_still: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train_command(standing_still)
+    train_command(replace(standing_still, out=tmp_path / "run"))
     lines = capsys.readouterr().err.splitlines()
     (said,) = [number for number, line in enumerate(lines) if "no_improvement" in line]
     # In a log, which is searched by line.

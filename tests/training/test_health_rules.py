@@ -463,7 +463,7 @@ def test_the_seeds_success(noise_mse: float, low: float, high: float) -> None:
 def test_the_last_epochs_band_is_told_on_held_out_data_where_it_was_measured() -> None:
     finding = only(judge(noise_curve([0.9, 0.05], [0.9, 0.7])), "loss_band")
     assert "good" in finding.evidence
-    assert "30%-60%" in finding.advice
+    assert "30-60 %" in finding.advice
     assert finding.epoch == 2
 
 

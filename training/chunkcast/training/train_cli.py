@@ -84,7 +84,8 @@ def train_command(config: TrainConfig) -> None:
         def on_epoch(record: EpochRecord, new_findings: list[Finding]) -> None:
             history.append(record)
             for finding in new_findings:
-                console.print(f"{finding.severity}: {finding.code}: {finding.evidence}; {finding.advice}")
+                line = f"{finding.severity}: {finding.code}: {finding.evidence}; {finding.advice}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
             bar.update(
                 row,
                 epoch=min(record.epoch + 1, config.epochs),

@@ -164,14 +164,13 @@ class Trainer:
                 **train,
                 **validation,
             )
-            new_findings = self._new_findings(record)
-            on_epoch(record, new_findings)
-            for finding in new_findings:
+            findings = self._findings(record)
+            on_epoch(record, [finding for finding in findings if finding.code not in self._standing_codes])
+            for finding in findings:
                 if finding.code in FATAL_CODES:
-                    raise TrainingError(
-                        f"training diverged ({finding.evidence}); the checkpoint of epoch {self.progress.epoch} is "
-                        "kept: lower --learning-rate"
-                    )
+                    kept = f"the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else "there is no checkpoint yet"
+                    raise TrainingError(f"training diverged ({finding.evidence}); {kept}: lower --learning-rate")
+            self._standing_codes = {finding.code for finding in findings}
             self._finish_epoch(record)
         return "all epochs done"
 
@@ -237,13 +236,11 @@ class Trainer:
             "validation_action_variance": float(errors.action_deviation.mean()),
         }
 
-    def _new_findings(self, record: EpochRecord) -> list[Finding]:
-        """What the rules about a run's course find with ``record`` that they did not find the epoch before."""
-        records = [EpochRecord(**earlier) for earlier in self.run_facts["history"]]
-        *_, now = course_findings(curve_of_records([*records, record]))
-        new = [finding for finding in now if finding.code not in self._standing_codes]
-        self._standing_codes = {finding.code for finding in now}
-        return new
+    def _findings(self, *records: EpochRecord) -> list[Finding]:
+        """What the rules about a run's course find at the end of its history and ``records``."""
+        earlier = [EpochRecord(**record) for record in self.run_facts["history"]]
+        found = list(course_findings(curve_of_records([*earlier, *records])))
+        return found[-1] if found else []
 
     def _finish_epoch(self, record: EpochRecord) -> None:
         best = record.validation_loss < self.progress.best_validation_loss
@@ -295,6 +292,7 @@ class Trainer:
         ):
             group["lr"] = base * rate(checkpoint.progress.step)
         self.progress, self.run_facts = checkpoint.progress, checkpoint.run
+        self._standing_codes = {finding.code for finding in self._findings()}  # said before the interruption
 
     @staticmethod
     def _what_decides_the_result(facts: dict[str, Any]) -> dict[str, Any]:

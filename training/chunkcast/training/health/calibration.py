@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +48,15 @@ class PlayedCheckpoint:
     successes: dict[str, int]
     episodes: dict[str, int]
 
+    def __post_init__(self) -> None:
+        """Refuse counts that are no ratio."""
+        for task, episodes in self.episodes.items():
+            if not 0 <= self.successes[task] <= episodes or not episodes:
+                raise TrainingError(
+                    f"{self.run} epoch {self.epoch} has {self.successes[task]} successes in {episodes} episodes of "
+                    f"{task}"
+                )
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that were played."""
@@ -71,6 +79,23 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Map:
+    """A fitted isotonic regression: success over the logarithm of an error, linear in between.
+
+    Attributes:
+        log_errors: float64 ``[K]``, ascending.
+        ratios: float64 ``[K]``, descending or equal.
+    """
+
+    log_errors: FloatArray
+    ratios: FloatArray
+
+    def __call__(self, error: float) -> float:
+        """Expected success; beyond the checkpoints that were played, the nearest one's."""
+        return float(np.interp(_log(error), self.log_errors, self.ratios))
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """What was expected of a checkpoint by a map and a choice that had not seen its run."""
 
@@ -86,28 +111,38 @@ def common_metrics(checkpoints: Sequence[PlayedCheckpoint]) -> list[str]:
     return sorted(first.intersection(*others))
 
 
-def fit_maps(checkpoints: Sequence[PlayedCheckpoint], metric: str) -> dict[str, Any]:
-    """Task to a fitted ``IsotonicRegression`` of success over log(metric)."""
-    return _fit(
-        checkpoints, metric, {task: [point.ratio(task) for point in checkpoints] for task in checkpoints[0].tasks}
-    )
+def fit_maps(checkpoints: Sequence[PlayedCheckpoint], metric: str) -> dict[str, Map]:
+    """Success over log(metric), by task."""
+    tasks = checkpoints[0].tasks
+    return _fit(checkpoints, metric, {task: [point.ratio(task) for point in checkpoints] for task in tasks})
 
 
-def _fit(checkpoints: Sequence[PlayedCheckpoint], metric: str, ratios: dict[str, list[float]]) -> dict[str, Any]:
+def _fit(checkpoints: Sequence[PlayedCheckpoint], metric: str, ratios: dict[str, list[float]]) -> dict[str, Map]:
     from sklearn.isotonic import IsotonicRegression
 
     maps = {}
     for task, values in ratios.items():
-        # Lower error, higher success; beyond the checkpoints that were played, the nearest one's.
-        regression = IsotonicRegression(y_min=0.0, y_max=1.0, increasing=False, out_of_bounds="clip")
+        regression = IsotonicRegression(y_min=0.0, y_max=1.0, increasing=False)
         errors = [_log(point.metrics[task][metric]) for point in checkpoints]
-        maps[task] = regression.fit(errors, values, sample_weight=[point.episodes[task] for point in checkpoints])
+        regression.fit(errors, values, sample_weight=[point.episodes[task] for point in checkpoints])
+        maps[task] = Map(regression.X_thresholds_, regression.y_thresholds_)
     return maps
 
 
-def apply_maps(maps: dict[str, Any], metrics: dict[str, dict[str, float]], metric: str) -> dict[str, float]:
-    """Expected success of a checkpoint with ``metrics``, by task, and their mean under ``""``."""
-    expected = {task: float(fitted.predict([_log(metrics[task][metric])])[0]) for task, fitted in maps.items()}
+def apply_maps(maps: dict[str, Map], metrics: dict[str, dict[str, float]], metric: str) -> dict[str, float]:
+    """Expected success of a checkpoint with ``metrics``, by task, and their mean under ``""``.
+
+    Raises:
+        TrainingError: the checkpoint's tasks are not the maps', or it lacks the metric.
+    """
+    if set(metrics) != set(maps):
+        raise TrainingError(
+            f"the calibration knows {', '.join(sorted(maps))}, the policy {', '.join(sorted(metrics))}; "
+            "calibrate again on runs of these tasks"
+        )
+    if lacking := [task for task in maps if metric not in metrics[task]]:
+        raise TrainingError(f"{metric}, which the calibration uses, was not measured of {lacking[0]}; calibrate again")
+    expected = {task: fitted(metrics[task][metric]) for task, fitted in maps.items()}
     return {**expected, "": float(np.mean(list(expected.values())))}
 
 
@@ -161,16 +196,9 @@ def hold_out(checkpoints: Sequence[PlayedCheckpoint]) -> list[HeldOut]:
     Raises:
         TrainingError: fewer than three runs: two must be left to choose the metric on.
     """
-    held_out = []
-    for run in require_runs(checkpoints, 3):
-        others = [point for point in checkpoints if point.run != run]
-        calibration = Calibration(others)
-        held_out += [
-            HeldOut(point, calibration.metric, calibration.expect(point.metrics))
-            for point in checkpoints
-            if point.run == run
-        ]
-    return held_out
+    runs = require_runs(checkpoints, 3)
+    others = {run: Calibration([point for point in checkpoints if point.run != run]) for run in runs}
+    return [HeldOut(point, others[point.run].metric, others[point.run].expect(point.metrics)) for point in checkpoints]
 
 
 def require_runs(checkpoints: Sequence[PlayedCheckpoint], least: int) -> list[str]:
@@ -194,10 +222,19 @@ class Calibration:
         checkpoints: of at least two runs.
 
     Raises:
-        TrainingError: of fewer.
+        TrainingError: of fewer, of different tasks, or without a metric that all of them have.
     """
 
     def __init__(self, checkpoints: Sequence[PlayedCheckpoint]) -> None:
+        require_runs(checkpoints, 2)
+        for point in checkpoints:
+            if set(point.tasks) != set(checkpoints[0].tasks):
+                raise TrainingError(
+                    f"{point.run} epoch {point.epoch} was played on {', '.join(point.tasks)}, "
+                    f"{checkpoints[0].run} on {', '.join(checkpoints[0].tasks)}; calibrate runs of the same tasks"
+                )
+        if not common_metrics(checkpoints):
+            raise TrainingError("the checkpoints have no metric in common; calibrate again")
         self.checkpoints = list(checkpoints)
         self.metric = choose_metric(checkpoints)
         self.maps = fit_maps(checkpoints, self.metric)
@@ -231,7 +268,7 @@ class Calibration:
         low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return Estimate(ratio, float(min(low, ratio)), float(max(high, ratio)))
 
-    def _bootstrap(self) -> list[dict[str, Any]]:
+    def _bootstrap(self) -> list[dict[str, Map]]:
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         runs = list(dict.fromkeys(point.run for point in self.checkpoints))
         of_run = {run: [point for point in self.checkpoints if point.run == run] for run in runs}

@@ -141,22 +141,33 @@ def read_calibration(file: Path) -> tuple[dict[str, Any], list[PlayedCheckpoint]
         facts = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TrainingError(f"{file} is missing; expected what chunkcast-health calibrate --json wrote") from None
-    except ValueError as error:
-        raise TrainingError(f"{file} is not JSON ({error}); calibrate again") from None
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{file} is not JSON ({str(error)[:80]!r}); calibrate again") from None
     received = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else None
     if received != (FORMAT, FORMAT_VERSION):
         raise TrainingError(f"{file} is {received}, expected {(FORMAT, FORMAT_VERSION)}; calibrate again")
-    points = [
-        PlayedCheckpoint(
-            run=each["run"],
-            epoch=each["epoch"],
-            metrics={task: facts["metrics"] for task, facts in each["tasks"].items()},
-            successes={task: facts["successes"] for task, facts in each["tasks"].items()},
-            episodes={task: facts["episodes"] for task, facts in each["tasks"].items()},
-        )
-        for each in facts["checkpoints"]
-    ]
+    try:
+        points = [_checkpoint(each) for each in facts["checkpoints"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{file} has a checkpoint in another form ({error!r}); calibrate again") from None
+    except TrainingError as error:
+        raise TrainingError(f"{file}: {error}; calibrate again") from None
     return facts, points
+
+
+def _checkpoint(facts: dict[str, Any]) -> PlayedCheckpoint:
+    tasks = facts["tasks"].items()
+    # What is not finite stands as null in the file.
+    return PlayedCheckpoint(
+        run=facts["run"],
+        epoch=facts["epoch"],
+        metrics={
+            task: {name: float("nan") if value is None else float(value) for name, value in each["metrics"].items()}
+            for task, each in tasks
+        },
+        successes={task: each["successes"] for task, each in tasks},
+        episodes={task: each["episodes"] for task, each in tasks},
+    )
 
 
 def write_json(file: Path, facts: dict[str, Any]) -> None:

@@ -130,6 +130,8 @@ def check_command(config: Check) -> None:
     from chunkcast.training.health.tables import print_findings
     from chunkcast.training.health.whole_run import read_run
 
+    if config.json and config.json.resolve() == config.history.resolve():
+        raise TrainingError(f"--json is {config.json}, the history itself; name another file")
     curve, _, settings, _ = read_run(config.history, config.loss, config.samples, config.batch_size)
     findings = judge(curve, settings)
     if config.json:
@@ -270,10 +272,16 @@ def expect_command(config: Expect) -> None:
     spec = read_spec(config.bundle)
     facts, points = read_calibration(config.calibration)
     demonstrations = read_demonstrations(config.data)
-    if demonstrations.sha256 != facts["data_sha256"]:
+    made_with = str(facts.get("data_sha256"))
+    if demonstrations.sha256 != made_with:
         raise TrainingError(
             f"{config.data} has SHA-256 {demonstrations.sha256[:12]}..., the calibration was made with "
-            f"{facts['data_sha256'][:12]}...; metrics on other demonstrations do not compare: calibrate again"
+            f"{made_with[:12]}...; metrics on other demonstrations do not compare: calibrate again"
+        )
+    if facts.get("evaluations") != spec.sampler.evaluations:
+        raise TrainingError(
+            f"{spec.name} samples in {spec.sampler.evaluations} evaluations, the calibration was made with "
+            f"{facts.get('evaluations')} evaluations; export it with as many, or calibrate again"
         )
     run, file = find_checkpoint(spec, [config.run])
     others = [point for point in points if point.run != run.name]

@@ -73,7 +73,7 @@ def calibrated_messages(
     if held_out is not None:
         evidence += (
             f"; on held-out runs off by {held_out['mean_absolute_error'] * 100:.1f} points on average, Spearman "
-            f"{held_out['spearman']:.2f}"
+            f"{float('nan') if held_out['spearman'] is None else held_out['spearman']:.2f}"
         )
     return [
         pb.ExpectedSuccess(

@@ -7,10 +7,10 @@ constant. No framework, no clock, no file.
 
 from __future__ import annotations
 
-import itertools
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.loss_curve import EpochLosses, LossCurve, is_finite
@@ -19,7 +19,7 @@ EXPLOSION_LOSS = 100.0
 PLATEAU_LOSS = 2.0
 PLATEAU_EPOCHS = 5
 PLATEAU_CHANGE = 0.1
-"""A plateau's losses differ by less than this share of their mean; the seed gave no number."""
+"""A plateau's losses differ by at most this share of the highest; the seed gave no number."""
 NO_IMPROVEMENT_EPOCHS = 5
 IMPROVEMENT = 0.001
 """A lower loss counts as better from this share on: the last digits of a mean over random noise are no progress."""
@@ -28,8 +28,8 @@ GOOD_ENOUGH_TO_STAND_STILL = 0.5
 VALIDATION_FACTOR = 2.0
 VALIDATION_EPOCHS = 3
 """A gap must last: in the first epochs averaged weights lag behind, and one epoch's ratio is noise."""
-VALIDATION_RISE = 1.1
-"""Held-out loss above its lowest by this factor is rising; below, it is noise."""
+VALIDATION_RISE = 0.1
+"""Held-out loss above its lowest by this share of it is rising; below, it is noise."""
 OSCILLATION_EPOCHS = 8
 OSCILLATION_CLIMB = 0.5
 """All steps up within the last epochs, as a share of their mean loss. A healthy run's noise climbs a fraction of it."""
@@ -64,6 +64,11 @@ class Moment:
         later = self.curve[max(self.best + 1, self.now - 500) : self.now + 1]
         return sum(not held_out or epoch.validation_loss is not None for epoch in later)
 
+    def last_validated(self, epochs: int) -> LossCurve:
+        """The last ``epochs`` epochs that have a held-out loss, or fewer; not further back than ten times as many."""
+        recent = [epoch for epoch in self.last(10 * epochs) if epoch.validation_loss is not None]
+        return recent[-epochs:]
+
     def last(self, epochs: int) -> LossCurve:
         """The last ``epochs`` epochs, or fewer at the start."""
         return self.curve[max(0, self.now - epochs + 1) : self.now + 1]
@@ -81,6 +86,7 @@ def non_finite(moment: Moment) -> Finding | None:
         "train_noise_mse": epoch.train_noise_mse,
         "validation_noise_mse": epoch.validation_noise_mse,
         "action_mse": epoch.action_mse,
+        "action_variance": epoch.action_variance,
         "gradient_norm": epoch.gradient_norm,
     }
     broken = [f"{name} {value}" for name, value in values.items() if not is_finite(value)]
@@ -113,12 +119,15 @@ def explosion(moment: Moment) -> Finding | None:
 
 def oscillation(moment: Moment) -> Finding | None:
     """The training loss goes up and down instead of down."""
-    losses = [epoch.train_loss for epoch in moment.last(OSCILLATION_EPOCHS)]
-    if len(losses) < OSCILLATION_EPOCHS or not all(map(is_finite, losses)):
+    losses = np.array([epoch.train_loss for epoch in moment.last(OSCILLATION_EPOCHS)])
+    if len(losses) < OSCILLATION_EPOCHS or not np.isfinite(losses).all() or not losses.any():
         return None
-    steps = [after - before for before, after in itertools.pairwise(losses)]
-    turns = sum(first * second < 0.0 for first, second in itertools.pairwise(steps))
-    climb = sum(step for step in steps if step > 0.0) / statistics.fmean(losses) if any(losses) else 0.0
+    # In units of the largest, so that neither a huge nor a tiny loss leaves the range of floats.
+    losses = losses / np.abs(losses).max()
+    steps = np.diff(losses)
+    directions = np.sign(steps)
+    turns = int((directions[1:] * directions[:-1] < 0.0).sum())
+    climb = float(steps[steps > 0.0].sum() / np.abs(losses).mean())
     if turns < OSCILLATION_TURNS or climb < OSCILLATION_CLIMB:
         return None
     return Finding(
@@ -141,7 +150,7 @@ def plateau(moment: Moment) -> Finding | None:
         or not all(map(is_finite, losses))
     ):
         return None
-    if max(losses) - min(losses) > PLATEAU_CHANGE * statistics.fmean(losses):
+    if 1.0 - min(losses) / max(losses) > PLATEAU_CHANGE:
         return None
     return Finding(
         "plateau",
@@ -173,19 +182,20 @@ def no_improvement(moment: Moment) -> Finding | None:
 
 def validation_gap(moment: Moment) -> Finding | None:
     """The held-out loss is above twice the training loss."""
-    last = moment.last(VALIDATION_EPOCHS)
-    ratios = [
-        epoch.validation_loss / epoch.train_loss
-        for epoch in last
-        if epoch.validation_loss is not None and epoch.train_loss > 0.0
-    ]
-    if len(ratios) < VALIDATION_EPOCHS or not all(ratio > VALIDATION_FACTOR for ratio in ratios):
+    last = moment.last_validated(VALIDATION_EPOCHS)
+    if len(last) < VALIDATION_EPOCHS:
         return None
+    pairs = [(epoch.validation_loss or 0.0, epoch.train_loss) for epoch in last]
+    # Twice a negative loss, as a likelihood's may be, is no larger one.
+    if not all(held_out > VALIDATION_FACTOR * train and train >= 0.0 for held_out, train in pairs):
+        return None
+    held_out, train = pairs[-1]
+    times = f"{held_out / train:.2f} times the training loss" if train > 0.0 else f"{held_out:.4g}, training loss 0"
     return Finding(
         "validation_gap",
         "warning",
         last[0].epoch,
-        f"held-out loss {ratios[-1]:.2f} times the training loss in epoch {moment.epoch.epoch}",
+        f"held-out loss {times} in epoch {last[-1].epoch}",
         "overfitting or a split that differs from the training data: collect more demonstrations, or train less. "
         "Success may still rise while this grows: measure it",
     )
@@ -194,18 +204,21 @@ def validation_gap(moment: Moment) -> Finding | None:
 def validation_rising(moment: Moment) -> Finding | None:
     """The held-out loss rises while the training loss falls."""
     best, now = moment.curve[moment.best], moment.epoch
-    if best.validation_loss is None or now.validation_loss is None or moment.judged_since_best < NO_IMPROVEMENT_EPOCHS:
+    if best.validation_loss is None or moment.judged_since_best < NO_IMPROVEMENT_EPOCHS:
         return None
-    lately = [epoch.validation_loss for epoch in moment.last(VALIDATION_EPOCHS) if epoch.validation_loss is not None]
+    lately = [epoch.validation_loss or 0.0 for epoch in moment.last_validated(VALIDATION_EPOCHS)]
     # The lowest of the last epochs: one high epoch is no rise.
-    if min(lately) < VALIDATION_RISE * best.validation_loss or not now.train_loss < best.train_loss:
+    rise = min(lately) - best.validation_loss
+    if not all(map(is_finite, lately)) or not rise > VALIDATION_RISE * abs(best.validation_loss):
+        return None
+    if not now.train_loss < best.train_loss:
         return None
     return Finding(
         "validation_rising",
         "warning",
         best.epoch,
-        f"since epoch {best.epoch} held-out loss {best.validation_loss:.4g} -> {now.validation_loss:.4g} while "
-        f"training loss {best.train_loss:.4g} -> {now.train_loss:.4g}",
+        f"since epoch {best.epoch} held-out loss {best.validation_loss:.4g} -> {lately[-1]:.4g} while training loss "
+        f"{best.train_loss:.4g} -> {now.train_loss:.4g}",
         "overfitting by the loss: more demonstrations or fewer epochs. The best checkpoint by held-out loss is seldom "
         "the one that succeeds most: measure both",
     )

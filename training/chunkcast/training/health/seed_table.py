@@ -7,6 +7,7 @@ knows whether a robot succeeds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from chunkcast.training.health.findings import Severity
@@ -14,7 +15,7 @@ from chunkcast.training.health.findings import Severity
 
 @dataclass(frozen=True)
 class Band:
-    """A band of the noise MSE, ``low`` inclusive and ``high`` exclusive."""
+    """A band of the noise MSE: above ``low``, up to ``high``."""
 
     name: str
     low: float
@@ -38,7 +39,7 @@ SUCCESS = (
     (1.0, 0.30, 0.60),
     (float("inf"), 0.0, 0.30),
 )
-"""Loss below, success from, success to. The seed's table starts at a loss of 0.1; below it, its best row is taken."""
+"""Loss up to, success from, success to. The seed's table starts at a loss of 0.1; below it, its best row is taken."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class DataSizeAdvice:
 
 def band_of(noise_mse: float) -> Band:
     """The band of a noise MSE at or above 0."""
-    return next(band for band in BANDS if noise_mse < band.high)
+    if noise_mse < BANDS[0].high:  # the table begins with 0.1 itself
+        return BANDS[0]
+    return next(band for band in BANDS[1:] if noise_mse <= band.high)
 
 
 def success_of(noise_mse: float) -> tuple[float, float]:
-    """The success that the seed read off a noise MSE, as a range of ratios."""
-    return next((low, high) for below, low, high in SUCCESS if noise_mse < below or below == float("inf"))
+    """The success that the seed read off a noise MSE, as a range of ratios; NaN is as bad as any."""
+    return next((low, high) for most, low, high in SUCCESS if noise_mse <= most or math.isinf(most))
 
 
 def advice_for(samples: int) -> DataSizeAdvice:

@@ -19,6 +19,11 @@ def read_run(
     Raises:
         TrainingError: ``path`` is neither a run nor a history.
     """
+    for name, value in (("--samples", samples), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise TrainingError(f"{name} is {value}, expected at least 1")
+        if value is not None and path.is_dir():
+            raise TrainingError(f"{name} is for a bare history; {path} is a run, which knows its own")
     if not path.is_dir():
         return read_curve(path, loss), None, RunSettings(samples, batch_size), {"history": str(path)}
     if not (path / HISTORY_NAME).is_file():
