@@ -11,6 +11,8 @@ healthy run must give no error.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,7 +28,7 @@ from rich.progress import track
 from chunkcast.training.demonstrations import Demonstrations, read_demonstrations
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.findings import Finding
-from chunkcast.training.health.judge import RunSettings, judge
+from chunkcast.training.health.judge import judge
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
 from chunkcast.training.history import EpochRecord
 from chunkcast.training.train_config import TrainConfig
@@ -302,20 +304,30 @@ def drawn_cases(config: FindingsConfig) -> Iterator[Case]:
     yield from drawn("validation rises", ("validation_rising",), rising)
 
 
+cases: list[Case] = []
+"""All of them; filled before the workers are forked."""
+
+
+def judge_case(index: int) -> Verdict:
+    """Make a history and judge it."""
+    case = cases[index]
+    curve = case.curve()
+    return Verdict(case.kind, case.name, case.expected, len(curve), curve[-1].noise_mse, judge(curve))
+
+
 def main() -> None:
     """Make the histories, judge them, print the table, write the JSON."""
     config = tyro.cli(FindingsConfig)
     demonstrations = read_demonstrations(config.data)
-    cases = [*real_cases(demonstrations, config), *drawn_cases(config)]
+    cases[:] = [*real_cases(demonstrations, config), *drawn_cases(config)]
+    # Forked, so that a worker has the cases, which hold functions; a small network trains best on one thread.
+    workers = multiprocessing.get_context("fork").Pool(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
     verdicts = []
-    for case in track(cases, "training"):
-        curve = case.curve()
-        findings = judge(curve, RunSettings())
-        verdicts.append(Verdict(case.kind, case.name, case.expected, len(curve), curve[-1].noise_mse, findings))
-        print(
-            f"{case.kind}: {case.name}: {', '.join(verdicts[-1].codes('error') + verdicts[-1].codes('warning'))}",
-            flush=True,
-        )
+    with workers:
+        for verdict in track(workers.imap(judge_case, range(len(cases))), "training", len(cases)):
+            verdicts.append(verdict)
+            found = ", ".join(verdict.codes("error") + verdict.codes("warning")) or "nothing"
+            print(f"{verdict.kind}: {verdict.name}: {found}", flush=True)
     faults = [verdict for verdict in verdicts if verdict.expected]
     sound = [verdict for verdict in verdicts if not verdict.expected]
     summary = {
