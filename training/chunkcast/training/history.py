@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from chunkcast.training.errors import TrainingError
+
 HISTORY_NAME = "history.jsonl"
 
 
@@ -93,10 +95,19 @@ class HistoryWriter:
 
 
 def read_history(folder: Path) -> list[EpochRecord]:
-    """The records of a run so far; empty if there are none."""
+    """The records of a run so far; empty if there are none.
+
+    Raises:
+        TrainingError: they are not records of this release.
+    """
     file = folder / HISTORY_NAME
     if not file.is_file():
         return []
-    lines = file.read_text().splitlines(keepends=True)
+    lines = file.read_bytes().splitlines(keepends=True)
     # A crash while a line was written leaves it without its end; that epoch's checkpoint was not written either.
-    return [EpochRecord(**json.loads(line)) for line in lines if line.endswith("\n")]
+    try:
+        return [EpochRecord(**json.loads(line)) for line in lines if line.endswith(b"\n") and line.strip()]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TrainingError(
+            f"{file} is not of this release of chunkcast-train ({str(error)[:120]!r}), expected one record a line"
+        ) from None

@@ -1,6 +1,6 @@
 """What a run's losses say about it, what they do not, and what rollouts say instead.
 
-- ``loss_curve``, ``whole_run``: the history of any trainer, as numbers by epoch
+- ``log_rows``, ``loss_curve``, ``whole_run``: the history of any trainer, as numbers by epoch
 - ``findings``, ``rules``, ``judge``: the seed's warning signs, as pure functions over such a history
 - ``seed_table``: the seed's bands and its estimate of success from a loss, kept as what they are
 - ``offline_metrics``, ``rollouts``, ``calibration``, ``calibrate``, ``calibration_file``: expected success, fitted on

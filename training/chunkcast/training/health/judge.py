@@ -14,9 +14,12 @@ from chunkcast.training.health.seed_table import DataSizeAdvice, advice_for, ban
 
 LEARNED_NOTHING = 0.05
 """Variance explained at or below this share is none."""
-OBSERVATION_UNUSED = 0.2
+OBSERVATION_UNUSED = 0.1
 """Sampled actions must explain at least this share of the actions' variance within each task. A policy that is shown
 zeros explains none of it, at whatever noise MSE."""
+OBSERVATION_WEAK = 0.6
+"""Below this share they are far from the demonstrations: of the checkpoints in docs/results/calibration.json none so far
+off succeeded in nine of ten episodes."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,10 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
         )
     if last.action_mse is not None and last.action_variance:
         explained = 1.0 - last.action_mse / last.action_variance
-        if explained < OBSERVATION_UNUSED:
+        if explained < OBSERVATION_WEAK:
             yield Finding(
                 "observation_unused",
-                "error",
+                "error" if explained < OBSERVATION_UNUSED else "warning",
                 last.epoch,
                 f"sampled actions explain {explained:.1%} of the variance of demonstrated ones within their tasks",
                 "whatever the noise MSE, the policy does hardly better than each task's mean action: check that the "

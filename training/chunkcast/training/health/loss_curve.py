@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.health.log_rows import Row, epoch_number, number, read_rows, shown_names
 from chunkcast.training.history import EpochRecord
 
 MAX_BYTES = 64 * 2**20
@@ -83,7 +83,9 @@ def read_curve(file: Path, loss: LossKind = "noise-mse") -> list[EpochLosses]:
     """Read a history: chunkcast-train's ``history.jsonl``, or a CSV or JSONL with the columns epoch, train_loss (or
     loss) and perhaps val_loss.
 
-    Rows of the same epoch are merged, as loggers write training and validation losses in rows of their own.
+    Rows of the same epoch are merged, as loggers write training and validation losses in rows of their own. An epoch
+    of which a row has neither loss, and none the training loss, has a training loss of NaN: so is NaN written in
+    strict JSON (null) and by pandas (an empty cell).
 
     Args:
         file: ``.csv``, ``.jsonl`` or ``.json`` (lines).
@@ -92,76 +94,71 @@ def read_curve(file: Path, loss: LossKind = "noise-mse") -> list[EpochLosses]:
     Raises:
         TrainingError: the file is missing, too large, not in this form, or has no epoch.
     """
-    if not file.is_file():
-        raise TrainingError(f"{file} is missing; expected a history: CSV or JSONL with epoch, train_loss[, val_loss]")
-    if (size := file.stat().st_size) > MAX_BYTES:
-        raise TrainingError(f"{file} has {size} bytes, expected at most {MAX_BYTES}: one row an epoch")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise TrainingError(f"{file} is not text; expected CSV or JSONL with epoch, train_loss[, val_loss]") from None
-    rows = list(_csv_rows(text)) if file.suffix.lower() == ".csv" else list(_json_rows(file, text))
-    if rows and "train_noise_mse" in rows[0][1]:
-        return _own_curve(file, rows)
-    return _bare_curve(file, rows, loss)
+    rows = read_rows(file, MAX_BYTES)
+    curve: list[EpochLosses] = []
+    if rows and "train_noise_mse" in rows[0].cells:
+        curve = curve_of_records(_own_records(rows))
+    elif rows:
+        curve = _bare_curve(file, rows, loss)
+    if not curve:
+        raise TrainingError(f"{file} has no whole epoch, expected at least one")
+    return curve
 
 
-def _csv_rows(text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
-        # Where a row is longer than the header, the rest stands under None.
-        yield number, {name.strip(): value for name, value in row.items() if name and value not in (None, "")}
-
-
-def _json_rows(file: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    lines = text.splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines) and not line.endswith("\n"):
-                return  # a crash while the last line was written
-            raise TrainingError(f"{file}, line {number} is not JSON ({error}); expected one object a line") from None
-        if not isinstance(row, dict):
+def _own_records(rows: list[Row]) -> Iterable[EpochRecord]:
+    kinds = get_type_hints(EpochRecord)
+    before = -1
+    for where, cells, ended in rows:
+        if not ended:
+            return  # as read_history does
+        if other := sorted(kinds.keys() ^ cells.keys()):
             raise TrainingError(
-                f"{file}, line {number} is {str(row)[:40]!r}, expected an object with epoch, train_loss"
+                f"{where} is of another release of chunkcast-train, expected the same columns but for "
+                f"{shown_names(other)}; train again, or pass on its columns epoch, train_loss, val_loss"
             )
-        yield number, {name: value for name, value in row.items() if value is not None}
+        for name, value in cells.items():
+            several = kinds[name] == dict[str, float]
+            if several and not isinstance(value, dict):
+                raise TrainingError(f"{where}: {name} is {reprlib.repr(value)}, expected an object of numbers")
+            for each in value.values() if several else [value]:
+                number(where, name, each, (int, float))
+        epoch = epoch_number(where, cells["epoch"], (int, float))
+        if epoch <= before:
+            raise TrainingError(f"{where}: epoch {epoch} comes after epoch {before}, expected ascending epochs")
+        before = epoch
+        yield EpochRecord(**{**cells, "epoch": epoch})
 
 
-def _own_curve(file: Path, rows: list[tuple[int, dict[str, Any]]]) -> list[EpochLosses]:
-    try:
-        return curve_of_records(EpochRecord(**row) for _, row in rows)
-    except TypeError as error:
-        raise TrainingError(
-            f"{file} is a history of another release of chunkcast-train ({str(error).split('__init__() ')[-1]}); "
-            "train again, or pass on its columns epoch, train_loss, val_loss"
-        ) from None
-
-
-def _bare_curve(file: Path, rows: list[tuple[int, dict[str, Any]]], loss: LossKind) -> list[EpochLosses]:
+def _bare_curve(file: Path, rows: list[Row], loss: LossKind) -> list[EpochLosses]:
     train: dict[int, float] = {}
     validation: dict[int, float] = {}
-    epochs: dict[int, None] = {}
-    for number, row in rows:
-        where = f"{file}, line {number}"
-        value = _first(row, EPOCH_NAMES)
+    epochs: set[int] = set()
+    without: set[int] = set()
+    in_one_row = False
+    for where, cells, _ in rows:
+        value = _first(cells, EPOCH_NAMES)
         if value is None:
-            raise TrainingError(f"{where} has no epoch; its columns are {', '.join(map(str, row)) or 'none'}")
-        epoch = _number(where, "epoch", value)
-        if not epoch.is_integer() or not 0 <= epoch < 2**53:
-            raise TrainingError(f"{where}: epoch is {value!r}, expected a whole number: one row an epoch")
-        epochs[int(epoch)] = None
-        for losses, names in ((train, TRAIN_NAMES), (validation, VALIDATION_NAMES)):
-            if (value := _first(row, names)) is not None:
-                losses[int(epoch)] = _number(where, "loss", value)
+            raise TrainingError(f"{where} has no epoch, expected one in each row; its columns are {shown_names(cells)}")
+        epoch = epoch_number(where, value)
+        epochs.add(epoch)
         if len(epochs) > MAX_EPOCHS:
             raise TrainingError(f"{file} has more than {MAX_EPOCHS} epochs; expected one row an epoch, not a step")
-    if not train:
+        trained, held_out = _first(cells, TRAIN_NAMES), _first(cells, VALIDATION_NAMES)
+        if trained is not None:
+            train[epoch] = number(where, "loss", trained)
+        if held_out is not None:
+            validation[epoch] = number(where, "validation loss", held_out)
+        if trained is None and held_out is None:
+            without.add(epoch)
+        in_one_row |= trained is not None and held_out is not None
+    if not any(name in row.cells for row in rows for name in TRAIN_NAMES):
         raise TrainingError(f"{file} has no training loss; expected a column {' or '.join(TRAIN_NAMES[:3])}")
-    if missing := [epoch for epoch in epochs if epoch not in train and epoch < max(train)]:
-        raise TrainingError(f"{file} has no training loss in epoch {min(missing)}")
+    for epoch in without - train.keys():
+        train[epoch] = math.nan
+    # Only a logger that writes the losses in rows of their own leaves the last epoch without: it was not done.
+    missing = epochs - train.keys() - (set() if in_one_row else {max(epochs)})
+    if missing:
+        raise TrainingError(f"{file} has no training loss in epoch {min(missing)}, expected one in each epoch")
     absolute = loss == "noise-mse"
     return [
         EpochLosses(
@@ -175,17 +172,8 @@ def _bare_curve(file: Path, rows: list[tuple[int, dict[str, Any]]], loss: LossKi
     ]
 
 
-def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((row[name] for name in names if name in row), None)
-
-
-def _number(where: str, name: str, value: Any) -> float:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise TrainingError(f"{where}: {name} is {str(value)[:40]!r}, expected a number") from None
+def _first(cells: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((cells[name] for name in names if cells.get(name) is not None), None)
 
 
 def is_finite(value: float | None) -> bool:

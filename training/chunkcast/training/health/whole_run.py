@@ -21,7 +21,7 @@ def read_run(
     """
     for name, value in (("--samples", samples), ("--batch-size", batch_size)):
         if value is not None and value < 1:
-            raise TrainingError(f"{name} is {value}, expected at least 1")
+            raise TrainingError(f"{name} must be at least 1, got {value}")
         if value is not None and path.is_dir():
             raise TrainingError(f"{name} is for a bare history; {path} is a run, which knows its own")
     if not path.is_dir():
@@ -29,8 +29,6 @@ def read_run(
     if not (path / HISTORY_NAME).is_file():
         raise TrainingError(f"{path} has no {HISTORY_NAME}; expected a run of chunkcast-train, or a history's file")
     curve, records = read_curve(path / HISTORY_NAME, loss), read_history(path)
-    if not curve:
-        raise TrainingError(f"{path / HISTORY_NAME} has no epoch; the run ended before its first")
     last = path / "checkpoints" / "last.safetensors"
     if not last.is_file():  # a run that diverged in its first epoch
         return curve, records, RunSettings(samples, batch_size), {"run": path.name}
