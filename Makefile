@@ -58,20 +58,19 @@ peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and e
 findings: data/six ## training health on runs with a known fault and healthy ones (15 min)
 	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 1000 --json docs/results/training-findings.json
 
-calibration: bundles/metaworld-six ## train runs, play their checkpoints, write the expected success into $< (80 min)
-	$(BIN)/python -m benchmarks.calibration --bundle $<
+calibration: data/six ## after make policy: train runs, play their checkpoints, write the expected success (80 min)
+	$(BIN)/python -m benchmarks.calibration --bundle bundles/metaworld-six
 
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
-policy: bundles/metaworld-six ## collect, train and export the shipped policy anew, into data/, runs/ and bundles/ (9 min)
+policy: data/six ## collect, train and export the shipped policy anew, into data/, runs/ and bundles/ (9 min)
+	rm -rf runs/six
+	$(BIN)/chunkcast-train --data data/six --out runs/six
+	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six --overwrite
 
 data/six: | $(VENV)/.dev
 	$(BIN)/chunkcast-collect --out $@
-
-bundles/metaworld-six: | data/six
-	$(BIN)/chunkcast-train --data data/six --out runs/six
-	$(BIN)/chunkcast-export --run runs/six --out $@
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) $(PEERS_VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """Does training health find what is wrong with a run, and leave a healthy run alone?
 
-    python -m benchmarks.training_findings --json docs/results/training-findings.json      (20 min on 2 cores)
+    make findings      (10 min on 2 cores)
 
 Trains small networks on real demonstrations: with a known fault (learning rate, initialisation, normalisation, data),
 and without. Faults that a small network cannot be made to show at will (a loss that stands still above 2, for one) are
@@ -27,6 +27,7 @@ from rich.progress import track
 
 from chunkcast.training.demonstrations import Demonstrations, read_demonstrations
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.health.calibration_file import write_json
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.judge import judge
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
@@ -354,7 +355,7 @@ def main() -> None:
     }
     print(json.dumps({name: value for name, value in summary.items() if name != "histories"}, indent=2))
     if config.json:
-        config.json.write_text(json.dumps(summary, indent=2) + "\n")
+        write_json(config.json, summary)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ def test_collect_train_export_serve_simulate(tmp_path: Path) -> None:
     assert summary["success_rate"] >= 0.5
     assert summary["tasks"]["drawer-close-v3"]["episodes"] == 6
     assert not summary["seeds_seen_in_training"]
+    assert not summary["expected"]  # the seed's table, which every bundle has, promises nothing
+    checked = run("chunkcast-health", "check", runs, "--json", tmp_path / "findings.json", code=0)
+    assert "Success is measured with chunkcast-sim" in checked.stdout
 
 
 def test_the_shipped_policy_succeeds_through_the_server(shipped_server: PrivateServer, tmp_path: Path) -> None:
@@ -54,6 +57,8 @@ def test_the_shipped_policy_succeeds_through_the_server(shipped_server: PrivateS
     summary = json.loads(file.read_text())
     assert summary["success_rate"] >= 0.9
     assert len(summary["tasks"]) == 6
+    assert set(summary["expected"]) == {"all", *summary["tasks"]}
+    assert summary["expected"]["all"]["source"] == "measured"
     for facts in summary["tasks"].values():
         assert facts["episodes"] == 10
         low, high = facts["ci95"]

@@ -129,7 +129,7 @@ def test_an_earlier_calibration_serves_a_new_bundle(
 
 def test_the_report_shows_the_calibration(calibrated: Path, runs: tuple[Path, ...], tmp_path: Path) -> None:
     report_command(Report(runs[0], out=tmp_path))
-    assert "calibrated" in (tmp_path / "report.html").read_text()
+    assert "fitted on other checkpoints that were played" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["expected"]
 
 

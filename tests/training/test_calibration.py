@@ -90,7 +90,7 @@ def runs_of(count: int, seed: int = 0) -> list[PlayedCheckpoint]:
 
 def played(points: Sequence[PlayedCheckpoint]) -> list[Played]:
     return [
-        Played(point, Estimate(point.ratio(), 0.0, 1.0), train_noise_mse=0.3, validation_noise_mse=0.5)
+        Played(point, point.run, Estimate(point.ratio(), 0.0, 1.0), train_noise_mse=0.3, validation_noise_mse=0.5)
         for point in points
     ]
 
@@ -442,7 +442,7 @@ def test_the_summary_by_hand() -> None:
         for point, estimate in zip(points, estimates, strict=True)
     ]
     all_played = [
-        Played(point, Estimate(point.ratio(), 0.0, 1.0), train, validation)
+        Played(point, point.run, Estimate(point.ratio(), 0.0, 1.0), train, validation)
         for point, train, validation in zip(points, (0.8, 0.5, 0.3, 0.15), (0.15, 0.3, 0.5, NAN), strict=True)
     ]
     summary = held_out_summary(all_played, held_out)
@@ -520,7 +520,7 @@ def test_a_diverged_checkpoint_survives_the_way_through_its_file(tmp_path: Path,
 
 def test_a_diverged_runs_losses_are_written_as_strict_json(tmp_path: Path) -> None:
     points = runs_of(3)
-    diverged = [Played(point, Estimate(0.5, 0.4, 0.6), NAN, INF) for point in points]
+    diverged = [Played(point, point.run, Estimate(0.5, 0.4, 0.6), NAN, INF) for point in points]
     file = tmp_path / "calibration.json"
     assert from_file(calibration_json(diverged, None), file) == points
     first = json.loads(file.read_text(), parse_constant=refuse_constant)["checkpoints"][0]

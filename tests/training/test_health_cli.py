@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from chunkcast.server.bundle import read_bundle
-from chunkcast.training.checkpoint import read_checkpoint
+from chunkcast.training.checkpoint import read_checkpoint, read_run_facts, run_identity
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import TrainingError
@@ -485,6 +485,7 @@ def calibration_facts(data: Path, runs: tuple[str, ...], tasks: tuple[str, ...] 
         "checkpoints": [
             {
                 "run": run,
+                "run_identity": run,
                 "epoch": epoch,
                 "tasks": {
                     task: {"successes": 5 * epoch, "episodes": 20, "metrics": {"action_mse": 0.1 / epoch}}
@@ -533,7 +534,8 @@ def test_a_calibration_that_does_not_fit_is_refused(
 def test_a_calibration_of_the_policys_own_run_alone_is_refused(
     small_run: Path, bundle: Path, held_out_data: Path, tmp_path: Path
 ) -> None:
-    write_json(tmp_path / "calibration.json", calibration_facts(held_out_data, (small_run.name,)))
+    own = run_identity(read_run_facts(small_run / LAST_CHECKPOINT))
+    write_json(tmp_path / "calibration.json", calibration_facts(held_out_data, (own,)))
     with pytest.raises(TrainingError, match="expected at least 2"):
         expect_command(Expect(small_run, bundle, tmp_path / "calibration.json", held_out_data))
 

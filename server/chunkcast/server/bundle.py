@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ PREFIX_ACTIONS_INPUT = "prefix_actions"
 PREFIX_LENGTH_INPUT = "prefix_length"
 RESERVED_NAMES = frozenset({INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT})
 """The graph's inputs that are no observations; an observation may not take their names."""
+ALL_TASKS = "all"
+"""The metrics page's task label of what holds over all tasks."""
 FINDING_SEVERITIES = frozenset(pb.FindingSeverity.values()) - {pb.FINDING_SEVERITY_UNSPECIFIED}
 SUCCESS_SOURCES = frozenset(pb.SuccessSource.values()) - {pb.SUCCESS_SOURCE_UNSPECIFIED}
 
@@ -145,11 +148,18 @@ def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> 
     for name, count in (("findings", len(findings)), ("timestep bands", len(bands))):
         require(count <= MAX_HEALTH_ENTRIES, f"{count} {name}, expected at most {MAX_HEALTH_ENTRIES}")
     for finding in findings:
-        known = finding.severity in FINDING_SEVERITIES and bool(finding.code)
-        require(known, f"finding {finding.code!r} has the severity {int(finding.severity)}, or no code")
+        known = finding.severity in FINDING_SEVERITIES and re.fullmatch(r"[a-z0-9_]{1,64}", finding.code) is not None
+        require(known, f"finding {finding.code[:64]!r} has the severity {int(finding.severity)}, or is no code")
+    for band in bands:
+        require(
+            re.fullmatch(r"\d{1,9}-\d{1,9}", band) is not None, f"{band[:64]!r} is no band of timesteps such as 0-9"
+        )
     tasks = {"", *(instruction.text for instruction in spec.instructions)}
     expected = [(each.task, each.source) for each in spec.expected_success]
     require(len(set(expected)) == len(expected), "a task's expected success stands twice from one source")
+    require(
+        ALL_TASKS not in tasks or not expected, f"an instruction is called {ALL_TASKS!r}, as all of them together are"
+    )
     for each in spec.expected_success:
         require(each.task in tasks, f"expected success of {each.task!r}, which is no instruction of the policy")
         require(each.source in SUCCESS_SOURCES, f"expected success from the unknown source {int(each.source)}")

@@ -8,11 +8,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from chunkcast.server.bundle import ALL_TASKS
 from chunkcast.server.statistics import Histogram, ServerStatistics
 from chunkcast.v1 import policy_pb2 as pb
-
-ALL_TASKS = "all"
-"""The task label of what holds over all tasks."""
 
 
 class StatisticsCollector(Collector):
@@ -121,7 +119,7 @@ class StatisticsCollector(Collector):
         )
         bounds = GaugeMetricFamily(
             "chunkcast_expected_success_bound_ratio",
-            "Ends of the 95 % interval of the expected success.",
+            "Ends of the expected success's 95 % interval; of the seed_table, of its row.",
             labels=[*labels, "bound"],
         )
         for policy, spec in list(self._statistics.specs.items()):

@@ -32,6 +32,7 @@ def train_command(config: TrainConfig) -> None:
     logging.getLogger("diffusers").setLevel(logging.ERROR)
 
     from chunkcast.training.demonstrations import read_demonstrations
+    from chunkcast.training.health.judge import judge, run_settings
     from chunkcast.training.history import HistoryWriter
     from chunkcast.training.trainer import BEST_CHECKPOINT, LAST_CHECKPOINT, Trainer
 
@@ -109,6 +110,9 @@ def train_command(config: TrainConfig) -> None:
                 else "interrupted before the first epoch ended; nothing to resume"
             )
             raise SystemExit(130) from None
+    for finding in judge(trainer.loss_curve, run_settings(trainer.run_facts)):
+        if finding.severity != "info":
+            print(f"{finding.severity}: {finding.code}: {finding.evidence}; {finding.advice}")
     best = min(record["validation_noise_mse"] for record in trainer.run_facts["history"])
     print(
         f"{reason}: {trainer.progress.epoch} epochs in {trainer.run_facts['seconds']:.0f} s, best validation "

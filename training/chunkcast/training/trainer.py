@@ -21,12 +21,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from chunkcast.training.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
+from chunkcast.training.checkpoint import (
+    Checkpoint,
+    Progress,
+    read_checkpoint,
+    what_decides_the_result,
+    write_checkpoint,
+)
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.judge import course_findings
-from chunkcast.training.health.loss_curve import curve_of_records
+from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
 from chunkcast.training.health.rules import FATAL_CODES
 from chunkcast.training.history import EpochRecord
 from chunkcast.training.loss import denoising_loss, timestep_weights
@@ -236,10 +242,14 @@ class Trainer:
             "validation_action_variance": float(errors.action_deviation.mean()),
         }
 
+    @property
+    def loss_curve(self) -> list[EpochLosses]:
+        """The losses of the epochs that are done."""
+        return curve_of_records(EpochRecord(**record) for record in self.run_facts["history"])
+
     def _findings(self, *records: EpochRecord) -> list[Finding]:
         """What the rules about a run's course find at the end of its history and ``records``."""
-        earlier = [EpochRecord(**record) for record in self.run_facts["history"]]
-        found = list(course_findings(curve_of_records([*earlier, *records])))
+        found = list(course_findings([*self.loss_curve, *curve_of_records(records)]))
         return found[-1] if found else []
 
     def _finish_epoch(self, record: EpochRecord) -> None:
@@ -271,7 +281,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue where ``checkpoint`` stands."""
-        mine, theirs = (self._what_decides_the_result(facts) for facts in (self.run_facts, checkpoint.run))
+        mine, theirs = what_decides_the_result(self.run_facts), what_decides_the_result(checkpoint.run)
         if changed := [key for key in mine if mine[key] != theirs.get(key)]:
             raise CheckpointError(
                 f"{self.config.out} was begun with other settings ({', '.join(changed)}); resume with the same "
@@ -293,16 +303,6 @@ class Trainer:
             group["lr"] = base * rate(checkpoint.progress.step)
         self.progress, self.run_facts = checkpoint.progress, checkpoint.run
         self._standing_codes = {finding.code for finding in self._findings()}  # said before the interruption
-
-    @staticmethod
-    def _what_decides_the_result(facts: dict[str, Any]) -> dict[str, Any]:
-        """The settings, data and arithmetic of a run; not where its files lie, nor that it resumes."""
-        settings = {
-            k: v
-            for k, v in facts["config"].items()
-            if k not in ("data", "out", "resume", "device", "precision", "keep_epochs")
-        }
-        return {**settings, "data_sha256": facts["data_sha256"], "bf16": facts["bf16"]}
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from chunkcast.training.checkpoint import Checkpoint, read_checkpoint
+from chunkcast.training.checkpoint import Checkpoint, read_checkpoint, read_run_facts, run_identity
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.calibration import (
@@ -18,9 +18,6 @@ from chunkcast.training.health.calibration_file import Played
 from chunkcast.training.health.offline_metrics import TaskMetrics, offline_metrics
 from chunkcast.training.health.rollouts import Rollouts
 from chunkcast.v1 import policy_pb2 as pb
-
-FORMAT = "chunkcast-calibration"
-FORMAT_VERSION = 1
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -63,7 +60,10 @@ def check_seeds(run: Path, checkpoint: Checkpoint, demonstrations: Demonstration
     first, last = manifest["first_seed"], manifest["last_seed"]
     judged = {"the demonstrations in --data": demonstrations.episode_seeds}
     if rollouts is not None:
-        judged["the episodes from --seed"] = tuple(range(rollouts.seed, rollouts.seed + rollouts.episodes))
+        played = range(rollouts.seed, rollouts.seed + rollouts.episodes)
+        judged["the episodes from --seed"] = tuple(played)
+        if shown := [seed for seed in demonstrations.episode_seeds if seed in played]:
+            raise TrainingError(f"seed {shown[0]} is played and in --data too; take another --seed")
     for what, seeds in judged.items():
         if seen := [seed for seed in seeds if first <= seed <= last]:
             raise TrainingError(
@@ -94,6 +94,13 @@ def play_runs(
         raise TrainingError(
             f"two runs are called {twice[0]}; expected distinct folder names: runs are told apart by them"
         )
+    identities: dict[str, Path] = {}
+    for run in runs:
+        same = identities.setdefault(run_identity(read_run_facts(checkpoints_of(run)[-1])), run)
+        if same != run:
+            raise TrainingError(
+                f"{same} and {run} are the same run: a copy would not be left out with it; name one of them"
+            )
     measured: list[tuple[Path, Path, Checkpoint, TaskMetrics]] = []
     for run in runs:
         epochs = set()
@@ -117,7 +124,8 @@ def play_runs(
         )
         record = checkpoint.run["history"][-1]
         success = Estimate(summary["success_rate"], *summary["ci95"])
-        played.append(Played(point, success, record["train_noise_mse"], record["validation_noise_mse"]))
+        identity = run_identity(checkpoint.run)
+        played.append(Played(point, identity, success, record["train_noise_mse"], record["validation_noise_mse"]))
         on_checkpoint(f"{point.run} epoch {point.epoch}: {point.ratio():.0%}", len(played), len(measured))
     return played
 

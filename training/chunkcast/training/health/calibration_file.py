@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ class Played:
     """A played checkpoint and what the report and the seed's table need of it."""
 
     point: PlayedCheckpoint
+    run_identity: str
     measured: Estimate
     train_noise_mse: float
     validation_noise_mse: float
@@ -55,7 +55,7 @@ def _agreement(points: Sequence[PlayedCheckpoint], expected: Sequence[float]) ->
 
 def seed_table_estimate(noise_mse: float) -> float:
     """The middle of the seed's range; a loss that is not a number is the table's worst."""
-    return float(np.mean(success_of(float("inf") if math.isnan(noise_mse) else noise_mse)))
+    return float(np.mean(success_of(noise_mse)))
 
 
 def held_out_summary(played: Sequence[Played], held_out: Sequence[HeldOut]) -> dict[str, Any]:
@@ -92,6 +92,7 @@ def calibration_json(played: Sequence[Played], held_out: Sequence[HeldOut] | Non
         point = each.point
         facts: dict[str, Any] = {
             "run": point.run,
+            "run_identity": each.run_identity,
             "epoch": point.epoch,
             "measured": point.ratio(),
             "measured_low": each.measured.low,
@@ -148,11 +149,40 @@ def read_calibration(file: Path) -> tuple[dict[str, Any], list[PlayedCheckpoint]
         raise TrainingError(f"{file} is {received}, expected {(FORMAT, FORMAT_VERSION)}; calibrate again")
     try:
         points = [_checkpoint(each) for each in facts["checkpoints"]]
-    except (KeyError, TypeError, AttributeError) as error:
+        facts.setdefault("held_out", None)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TrainingError(f"{file} has a checkpoint in another form ({error!r}); calibrate again") from None
     except TrainingError as error:
         raise TrainingError(f"{file}: {error}; calibrate again") from None
     return facts, points
+
+
+def require_reportable(file: Path, facts: dict[str, Any]) -> None:
+    """Everything that a report shows is there and of its type.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    try:
+        for each in facts["checkpoints"]:
+            numbers = [each["measured"], each["measured_low"], each["measured_high"], each["seed_table"]]
+            if (held_out := each.get("held_out")) is not None:
+                numbers += [held_out["expected"], held_out["low"], held_out["high"]]
+            if not all(isinstance(number, (int, float)) for number in numbers) or not isinstance(each["metrics"], dict):
+                raise TypeError(numbers)
+        if (summary := facts["held_out"]) is not None:
+            numbers = [summary["interval_coverage"], summary["mean_absolute_error"]]
+            numbers += [summary["seed_table"]["mean_absolute_error"]]
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                raise TypeError(numbers)
+        for each in facts["expected"]:
+            known = each["source"] in ("measured", "calibrated", "seed_table") and isinstance(each["task"], str)
+            if not known or not 0.0 <= each["low"] <= each["ratio"] <= each["high"] <= 1.0:
+                raise ValueError(each)
+        str(facts["policy"] + facts["policy_version"])
+        int(facts["episodes_per_task"] + facts["first_seed"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TrainingError(f"{file} lacks what a report shows ({str(error)[:80]!r}); calibrate again") from None
 
 
 def _checkpoint(facts: dict[str, Any]) -> PlayedCheckpoint:

@@ -6,10 +6,11 @@ import logging
 import os
 import platform
 import shlex
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -105,6 +106,8 @@ def run_health(command: Command) -> None:
         TrainingError: bad input.
         SystemExit: with 1 if ``check`` finds an error.
     """
+    # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # diffusers announces that optional packages (a GPU's) are absent.
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     match command:
@@ -154,7 +157,6 @@ def report_command(config: Report) -> None:
     """
     from rich.console import Console
 
-    from chunkcast.training.health.calibration_file import read_calibration
     from chunkcast.training.health.judge import judge
     from chunkcast.training.health.report import write_report
     from chunkcast.training.health.whole_run import read_run
@@ -170,9 +172,21 @@ def report_command(config: Report) -> None:
             records,
             judge(curve, settings),
             facts,
-            read_calibration(calibration)[0] if calibration else None,
+            _calibration_about(config.run, calibration) if calibration else None,
         )
     print("\n".join(map(str, files)))
+
+
+def _calibration_about(run: Path, file: Path) -> dict[str, Any]:
+    """A calibration; what it expects of its bundle only if that came from this very run."""
+    from chunkcast.training.checkpoint import read_run_facts, run_identity
+    from chunkcast.training.health.calibration_file import read_calibration, require_reportable
+
+    facts, _ = read_calibration(file)
+    require_reportable(file, facts)
+    last = run / "checkpoints" / "last.safetensors"
+    own = run_identity(read_run_facts(last)) if last.is_file() else None
+    return facts if own == facts.get("bundle_run_identity") else {**facts, "expected": []}
 
 
 def calibrate_command(config: Calibrate) -> None:
@@ -181,6 +195,7 @@ def calibrate_command(config: Calibrate) -> None:
     Raises:
         TrainingError: a run, the data or the bundle cannot be used.
     """
+    from chunkcast.training.checkpoint import read_run_facts, run_identity
     from chunkcast.training.demonstrations import read_demonstrations
     from chunkcast.training.export.bundle_writer import read_spec, write_expectations
     from chunkcast.training.health import calibration_file, messages
@@ -218,6 +233,7 @@ def calibrate_command(config: Calibrate) -> None:
         "first_seed": config.seed,
         "last_seed": config.seed + config.episodes - 1,
         "data_sha256": demonstrations.sha256,
+        "bundle_run_identity": run_identity(read_run_facts(own_file)),
         "expected": [messages.expectation_json(each) for each in expected],
         "command": shlex.join(["chunkcast-health", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
@@ -261,6 +277,7 @@ def expect_command(config: Expect) -> None:
     Raises:
         TrainingError: it does not fit: other demonstrations, tasks or sampler.
     """
+    from chunkcast.training.checkpoint import read_run_facts, run_identity
     from chunkcast.training.demonstrations import read_demonstrations
     from chunkcast.training.export.bundle_writer import read_spec, write_expectations
     from chunkcast.training.health import messages
@@ -283,8 +300,10 @@ def expect_command(config: Expect) -> None:
             f"{spec.name} samples in {spec.sampler.evaluations} evaluations, the calibration was made with "
             f"{facts.get('evaluations')} evaluations; export it with as many, or calibrate again"
         )
-    run, file = find_checkpoint(spec, [config.run])
-    others = [point for point in points if point.run != run.name]
+    _, file = find_checkpoint(spec, [config.run])
+    own = run_identity(read_run_facts(file))
+    identities = [each.get("run_identity") for each in facts["checkpoints"]]
+    others = [point for point, identity in zip(points, identities, strict=True) if identity != own]
     metrics = measure(file, demonstrations, spec.sampler.evaluations)
     expected = [
         *messages.calibrated_messages(Calibration(others), metrics, facts["held_out"]),

@@ -70,10 +70,15 @@ def calibrated_messages(
     runs = {point.run for point in calibration.checkpoints}
     count = len(calibration.checkpoints)
     evidence = f"isotonic map of {calibration.metric} from {count} checkpoints of {len(runs)} other runs"
+    overall, by_task = evidence, evidence
     if held_out is not None:
-        evidence += (
+        rank = float("nan") if held_out["spearman"] is None else held_out["spearman"]
+        overall += (
             f"; on held-out runs off by {held_out['mean_absolute_error'] * 100:.1f} points on average, Spearman "
-            f"{float('nan') if held_out['spearman'] is None else held_out['spearman']:.2f}"
+            f"{rank:.2f}, {held_out['interval_coverage']:.0%} of such intervals held what was measured"
+        )
+        by_task += (
+            f"; on held-out runs off by {held_out['mean_absolute_error_by_task'] * 100:.1f} points a task on average"
         )
     return [
         pb.ExpectedSuccess(
@@ -82,7 +87,7 @@ def calibrated_messages(
             ratio=estimate.ratio,
             low=estimate.low,
             high=estimate.high,
-            evidence=evidence,
+            evidence=by_task if task else overall,
         )
         for task, estimate in calibration.expect(metrics).items()
     ]

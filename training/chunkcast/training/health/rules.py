@@ -103,15 +103,16 @@ def non_finite(moment: Moment) -> Finding | None:
 
 
 def explosion(moment: Moment) -> Finding | None:
-    """The training loss is above 100."""
-    epoch = moment.epoch
-    if not epoch.train_loss > EXPLOSION_LOSS:
+    """The training loss is above 100; of a loss whose scale is unknown, above 100 times its lowest."""
+    epoch, best = moment.epoch, moment.curve[moment.best]
+    limit = EXPLOSION_LOSS if epoch.train_noise_mse is not None else EXPLOSION_LOSS * abs(best.train_loss)
+    if not epoch.train_loss > limit:
         return None
     return Finding(
         "explosion",
         "error",
         epoch.epoch,
-        f"training loss {epoch.train_loss:.4g} in epoch {epoch.epoch}, above {EXPLOSION_LOSS:g}",
+        f"training loss {epoch.train_loss:.4g} in epoch {epoch.epoch}, above {limit:.4g}",
         "lower the learning rate, clip gradients, check that states and actions are normalised; go back to the last "
         "good checkpoint",
     )
