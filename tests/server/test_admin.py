@@ -207,6 +207,24 @@ def test_a_version_that_is_loaded_already_is_left_as_it_is(policy: OperatedPolic
     assert policy.states() == {"1": PROMOTED, "2": LOADED}
 
 
+def test_a_loaded_version_takes_what_is_expected_of_it_anew(policy: OperatedPolicy) -> None:
+    """As chunkcast-health calibrate leaves a bundle: the same graph and version, a better known success."""
+    file = policy.store / f"{policy.name}-2" / "policy.json"
+    policy.load("2", promote=True)
+    spec = json.loads(file.read_text())
+    spec["expected_success"] = [{"source": "SUCCESS_SOURCE_MEASURED", "ratio": 0.5, "low": 0.25, "high": 0.75}]
+    file.write_text(json.dumps(spec))
+    policy.load("2")
+    assert [each.ratio for each in policy.client.get_policy(policy.name).expected_success] == [0.5]
+    with urllib.request.urlopen(f"http://{policy.server.metrics_address}/metrics", timeout=10) as page:
+        text = page.read().decode()
+    labels = f'policy="{policy.name}",source="measured",task="all"'
+    assert f"chunkcast_expected_success_ratio{{{labels}}} 0.5" in text
+    spec["description"] = "another"
+    file.write_text(json.dumps(spec))
+    assert "is loaded with another specification" in refusal(lambda: policy.load("2"))
+
+
 def test_a_pinned_stream_stays_with_its_version(policy: OperatedPolicy) -> None:
     with policy.stream("1") as pinned, policy.stream() as follower:
         version_and_history(pinned, 1, step=0)
@@ -344,6 +362,7 @@ def with_committed_steps(spec: policy_pb2.PolicySpec) -> None:
 
 def with_another_instruction(spec: policy_pb2.PolicySpec) -> None:
     spec.instructions[0].text = "up"
+    spec.ClearField("expected_success")
 
 
 @pytest.mark.parametrize(

@@ -52,17 +52,16 @@ def run_settings(facts: dict[str, Any]) -> RunSettings:
 
 def course_findings(curve: LossCurve) -> Iterator[list[Finding]]:
     """After each epoch of ``curve``, the rules about its course that hold there."""
-    best: int | None = None
-    held_out = any(epoch.validation_loss is not None for epoch in curve)
+    best = 0
     for now, epoch in enumerate(curve):
+        before = curve[best]
         # Held-out losses are compared with held-out ones; an epoch without one is no better and no worse.
-        loss = epoch.validation_loss if held_out else epoch.train_loss
-        lowest = None if best is None else curve[best].judged_loss
-        if loss is not None and (
-            lowest is None or loss < lowest - IMPROVEMENT * abs(lowest) or not math.isfinite(lowest)
-        ):
-            best = now
-        moment = Moment(curve, now, now if best is None else best)
+        if before.validation_loss is None or epoch.validation_loss is not None:
+            lowest = before.judged_loss
+            lower = epoch.judged_loss < lowest - IMPROVEMENT * abs(lowest) or not math.isfinite(lowest)
+            first_held_out = before.validation_loss is None and epoch.validation_loss is not None
+            best = now if lower or first_held_out else best
+        moment = Moment(curve, now, best)
         yield [finding for rule in COURSE_RULES if (finding := rule(moment))]
 
 
@@ -128,13 +127,16 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
     if last.action_mse is not None and last.action_variance:
         explained = 1.0 - last.action_mse / last.action_variance
         if explained < OBSERVATION_WEAK:
+            unused = explained < OBSERVATION_UNUSED
             yield Finding(
                 "observation_unused",
-                "error" if explained < OBSERVATION_UNUSED else "warning",
+                "error" if unused else "warning",
                 last.epoch,
                 f"sampled actions explain {explained:.1%} of the variance of demonstrated ones within their tasks",
                 "whatever the noise MSE, the policy does hardly better than each task's mean action: check that the "
-                "observation reaches the network (zeros, wrong order, wrong statistics), and the number of windows",
+                "observation reaches the network (zeros, wrong order, wrong statistics), and the number of windows"
+                if unused
+                else "far from what was demonstrated: train longer, collect more, or sample in more evaluations",
             )
 
 
