@@ -21,9 +21,10 @@ import tyro
 
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.export.bundle_writer import read_spec
+from chunkcast.training.files import write_json
 from chunkcast.training.health.calibrate import play_runs
 from chunkcast.training.health.calibration import Calibration, HeldOut
-from chunkcast.training.health.calibration_file import calibration_json, read_calibration, write_json
+from chunkcast.training.health.calibration_file import calibration_json, read_calibration
 from chunkcast.training.health.rollouts import Rollouts
 from chunkcast.training.health.tables import print_calibration
 

@@ -27,7 +27,7 @@ from rich.progress import track
 
 from chunkcast.training.demonstrations import Demonstrations, read_demonstrations
 from chunkcast.training.errors import TrainingError
-from chunkcast.training.health.calibration_file import write_json
+from chunkcast.training.files import write_json
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.judge import judge
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records

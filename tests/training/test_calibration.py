@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.files import write_json
 from chunkcast.training.health.calibration import (
     Calibration,
     Estimate,
@@ -36,7 +37,6 @@ from chunkcast.training.health.calibration_file import (
     read_calibration,
     seed_table_estimate,
     spearman,
-    write_json,
 )
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.messages import (

@@ -20,8 +20,8 @@ from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.export.exporter import export_bundle
+from chunkcast.training.files import write_json
 from chunkcast.training.health.calibration import Calibration, PlayedCheckpoint
-from chunkcast.training.health.calibration_file import write_json
 from chunkcast.training.health.cli import main
 from chunkcast.training.health.commands import Check, Expect, check_command, expect_command
 from chunkcast.training.health.findings import Finding

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.files import write_text
 
 HISTORY_NAME = "history.jsonl"
 
@@ -66,9 +66,7 @@ class HistoryWriter:
 
         kept = [record for record in read_history(folder) if record.epoch <= keep_epochs]
         file = folder / HISTORY_NAME
-        aside = folder / f".{HISTORY_NAME}.writing"
-        aside.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
-        os.replace(aside, file)
+        write_text(file, "".join(json.dumps(asdict(record)) + "\n" for record in kept))
         self._file = file.open("a", encoding="utf-8")
         purge_step = kept[-1].step + 1 if kept else 0
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)

@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from chunkcast.training.errors import ExportError
+from chunkcast.training.files import write_text
 from chunkcast.v1 import policy_pb2 as pb
 
 GRAPH_NAME = "policy.onnx"
@@ -86,10 +87,7 @@ def write_expectations(bundle: Path, expectations: Sequence[pb.ExpectedSuccess])
     del spec.expected_success[:]
     # Measured before calibrated before the seed's table, as the enumeration has them.
     spec.expected_success.extend(sorted([*kept, *expectations], key=lambda each: each.source))
-    file = bundle / SPEC_NAME
-    aside = bundle / f".{SPEC_NAME}.writing"
-    aside.write_text(spec_json(spec), encoding="utf-8")
-    os.replace(aside, file)
+    write_text(bundle / SPEC_NAME, spec_json(spec))
 
 
 def spec_json(spec: pb.PolicySpec) -> str:

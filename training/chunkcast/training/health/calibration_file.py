@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,19 +197,3 @@ def _checkpoint(facts: dict[str, Any]) -> PlayedCheckpoint:
         successes={task: each["successes"] for task, each in tasks},
         episodes={task: each["episodes"] for task, each in tasks},
     )
-
-
-def write_json(file: Path, facts: dict[str, Any]) -> None:
-    """Strict JSON (no NaN), written aside and then renamed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.writing")
-    aside.write_text(json.dumps(_strict(facts), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, file)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _strict(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -128,7 +128,7 @@ def check_command(config: Check) -> None:
         TrainingError: the history cannot be read.
         SystemExit: with 1 if a finding is an error.
     """
-    from chunkcast.training.health.calibration_file import write_json
+    from chunkcast.training.files import write_json
     from chunkcast.training.health.judge import judge
     from chunkcast.training.health.tables import print_findings
     from chunkcast.training.health.whole_run import read_run
@@ -198,6 +198,7 @@ def calibrate_command(config: Calibrate) -> None:
     from chunkcast.training.checkpoint import read_run_facts, run_identity
     from chunkcast.training.demonstrations import read_demonstrations
     from chunkcast.training.export.bundle_writer import read_spec, write_expectations
+    from chunkcast.training.files import write_json
     from chunkcast.training.health import calibration_file, messages
     from chunkcast.training.health.calibrate import find_checkpoint, measure
     from chunkcast.training.health.calibration import Calibration, hold_out
@@ -239,7 +240,7 @@ def calibrate_command(config: Calibrate) -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
     file = config.json or own_run / "calibration.json"
-    calibration_file.write_json(file, facts)
+    write_json(file, facts)
     write_expectations(config.bundle, expected)
     print_calibration(facts)
     print(f"{file}\n{config.bundle / 'policy.json'}")

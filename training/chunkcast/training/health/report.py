@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from chunkcast.training.files import write_json, write_text
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.loss_curve import EpochLosses, LossCurve
 from chunkcast.training.health.seed_table import band_of
@@ -70,15 +69,8 @@ def write_report(
     run = facts.get("run") or facts.get("history") or folder.resolve().name
     page = _page(run, curve, records, findings, facts, calibration)
     data = _as_json(run, curve, findings, facts, calibration)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in ((HTML_NAME, page), (JSON_NAME, json.dumps(data, indent=2, allow_nan=False) + "\n")):
-        aside = folder / f".{name}.writing"
-        # A name from JSON may hold half a surrogate pair, which no encoding takes.
-        aside.write_text(text, encoding="utf-8", errors="replace")
-        written.append((aside, folder / name))
-    for aside, file in written:
-        os.replace(aside, file)
+    write_text(folder / HTML_NAME, page)
+    write_json(folder / JSON_NAME, data)
     return folder / HTML_NAME, folder / JSON_NAME
 
 
@@ -113,7 +105,7 @@ def _as_json(
     calibration: dict[str, Any] | None,
 ) -> dict[str, Any]:
     best = best_epoch(curve)
-    data = {
+    return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "run": run,
@@ -124,19 +116,6 @@ def _as_json(
         "best_epoch": asdict(best) if best else None,
         "expected": calibration["expected"] if calibration else None,
     }
-    strict: dict[str, Any] = _strict(data)
-    return strict
-
-
-def _strict(value: Any) -> Any:
-    """``value`` with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _strict(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(each) for each in value]
-    return value
 
 
 def _page(

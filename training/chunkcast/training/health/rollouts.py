@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.files import write_json
 
 CALIBRATION_SEED = 600_000
 """First episode seed: neither of demonstrations (from 0), nor of choices (500,000), nor of evaluations (1,000,000)."""
@@ -53,10 +53,7 @@ class Rollouts:
             bundle = Path(folder) / "checkpoint"
             export_bundle(file, bundle, name="checkpoint", steps=steps)
             summary = self.play_bundle(bundle)
-        kept.parent.mkdir(exist_ok=True)
-        aside = kept.with_name(f".{kept.name}.writing")
-        aside.write_text(json.dumps({**key, "summary": summary}, indent=2) + "\n")
-        os.replace(aside, kept)
+        write_json(kept, {**key, "summary": summary})
         return summary
 
     def play_bundle(self, bundle: Path) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""Files that are whole or not there: written aside, then renamed over what they replace."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write ``text`` as UTF-8; half a surrogate pair, which no encoding takes, becomes a question mark."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.writing")
+    aside.write_text(text, encoding="utf-8", errors="replace")
+    os.replace(aside, file)
+
+
+def write_json(file: Path, facts: dict[str, Any]) -> None:
+    """Write strict JSON: null for NaN and infinity, which JSON does not have."""
+    write_text(file, json.dumps(strict(facts), indent=2, allow_nan=False) + "\n")
+
+
+def strict(value: Any) -> Any:
+    """``value`` with None for what is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: strict(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(each) for each in value]
+    return value
