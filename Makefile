@@ -56,7 +56,7 @@ peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and e
 	$(BIN)/python -m benchmarks.peers --bundle $(BUNDLE) --peers-venv $(PEERS_VENV) --json docs/results/peers.json $(ARGS)
 
 findings: data/six ## training health on runs with a known fault and healthy ones (15 min)
-	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 1000 --json docs/results/training-findings.json
+	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 2000 --json docs/results/training-findings.json
 
 calibration: data/six ## after make policy: train runs, play their checkpoints, write the expected success (80 min)
 	$(BIN)/python -m benchmarks.calibration --bundle bundles/metaworld-six

@@ -482,6 +482,9 @@ def test_a_network_that_predicts_hardly_better_than_no_noise_has_learned_nothing
 def test_sampled_actions_hardly_better_than_the_mean_action(action_mse: float, severity: str | None) -> None:
     curve = [replace(noise_curve([0.2])[0], action_mse=action_mse, action_variance=0.3)]
     found = [finding.severity for finding in judge(curve) if finding.code == "observation_unused"]
+    assert found == (["warning"] if severity else [])  # a noise predictor's
+    curve = [replace(curve[0], train_loss=0.01)]
+    found = [finding.severity for finding in judge(curve) if finding.code == "observation_unused"]
     assert found == ([severity] if severity else [])
 
 

@@ -53,6 +53,11 @@ class EpochLosses:
         return self.train_noise_mse if self.validation_noise_mse is None else self.validation_noise_mse
 
     @property
+    def predicts_noise(self) -> bool:
+        """Whether what was minimised is the noise MSE itself: a noise predictor's objective is no other number."""
+        return self.train_loss == self.train_noise_mse
+
+    @property
     def judged_loss(self) -> float:
         """The loss on held-out data where it was measured there, else on training data."""
         return self.train_loss if self.validation_loss is None else self.validation_loss
