@@ -127,8 +127,8 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
     if last.action_mse is not None and last.action_variance:
         explained = 1.0 - last.action_mse / last.action_variance
         if explained < OBSERVATION_WEAK:
-            # A noise predictor's samples scatter in few evaluations: one that explained less than nothing solved 56 % of
-            # its episodes. Too little to condemn it by.
+            # A noise predictor's samples scatter in few evaluations: one that explained less than nothing solved 56 %
+            # of its episodes. Too little to condemn it by.
             unused = explained < OBSERVATION_UNUSED and not last.predicts_noise
             yield Finding(
                 "observation_unused",
