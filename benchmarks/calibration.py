@@ -23,8 +23,8 @@ from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.export.bundle_writer import read_spec
 from chunkcast.training.files import write_json
 from chunkcast.training.health.calibrate import play_runs
-from chunkcast.training.health.calibration import Calibration, HeldOut
-from chunkcast.training.health.calibration_file import calibration_json, read_calibration
+from chunkcast.training.health.calibration import Calibration, HeldOut, apply_maps, common_metrics, fit_maps
+from chunkcast.training.health.calibration_file import agreement, calibration_json, read_calibration
 from chunkcast.training.health.rollouts import Rollouts
 from chunkcast.training.health.tables import print_calibration
 
@@ -132,6 +132,12 @@ def confirm(config: CalibrationConfig) -> None:
         "last_seed": FRESH_SEED + EPISODES - 1,
         "command": "make calibration",
         "expected": [],
+    }
+    points = [each.point for each in played]
+    maps = {metric: fit_maps(known, metric) for metric in common_metrics(known)}
+    facts["held_out"]["by_metric"] = {
+        metric: agreement(points, [apply_maps(fitted, point.metrics, metric)[""] for point in points])
+        for metric, fitted in maps.items()
     }
     print_calibration(facts)
     write_json(RESULTS / "calibration-fresh-runs.json", facts)

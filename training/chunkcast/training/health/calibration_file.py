@@ -45,7 +45,8 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def _agreement(points: Sequence[PlayedCheckpoint], expected: Sequence[float]) -> dict[str, float]:
+def agreement(points: Sequence[PlayedCheckpoint], expected: Sequence[float]) -> dict[str, float]:
+    """How near the expected mean success of ``points`` is to the measured: mean absolute error and rank correlation."""
     return {
         "mean_absolute_error": mean_absolute_error(points, expected),
         "spearman": spearman([point.ratio() for point in points], expected),
@@ -70,15 +71,15 @@ def held_out_summary(played: Sequence[Played], held_out: Sequence[HeldOut]) -> d
         estimate.low <= point.ratio() <= estimate.high for point, estimate in zip(points, expected[""], strict=True)
     ]
     return {
-        **_agreement(points, [estimate.ratio for estimate in expected[""]]),
+        **agreement(points, [estimate.ratio for estimate in expected[""]]),
         "mean_absolute_error_by_task": float(np.mean(by_task)),
         "interval_coverage": float(np.mean(inside)),
         "by_metric": {
-            metric: _agreement(points, [each[""] for each in leave_one_run_out(points, metric)])
+            metric: agreement(points, [each[""] for each in leave_one_run_out(points, metric)])
             for metric in common_metrics(points)
         },
-        "seed_table": _agreement(points, [seed_table_estimate(each.train_noise_mse) for each in played]),
-        "seed_table_on_validation": _agreement(
+        "seed_table": agreement(points, [seed_table_estimate(each.train_noise_mse) for each in played]),
+        "seed_table_on_validation": agreement(
             points, [seed_table_estimate(each.validation_noise_mse) for each in played]
         ),
     }
