@@ -55,7 +55,7 @@ delays: $(VENV)/.demo ## success and jumps with injected inference delays, 100 e
 peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and eager torch, 1, 8 and 32 robots; ARGS are passed on
 	$(BIN)/python -m benchmarks.peers --bundle $(BUNDLE) --peers-venv $(PEERS_VENV) --json docs/results/peers.json $(ARGS)
 
-findings: data/six ## training health on runs with a known fault and healthy ones (15 min)
+findings: data/six ## training health on runs with a known fault and healthy ones (6 min)
 	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 2000 --json docs/results/training-findings.json
 
 calibration: data/six ## after make policy: train runs, play their checkpoints, write the expected success (80 min)

@@ -1,6 +1,6 @@
 """Does training health find what is wrong with a run, and leave a healthy run alone?
 
-    make findings      (10 min on 2 cores)
+    make findings      (6 min on 2 cores)
 
 Trains small networks on real demonstrations: with a known fault (learning rate, initialisation, normalisation, data),
 and without. Faults that a small network cannot be made to show at will (a loss that stands still above 2, for one) are
@@ -340,7 +340,7 @@ def main() -> None:
         "healthy_with_errors": sum(bool(verdict.codes("error")) for verdict in sound),
         "healthy_with_warnings": sum(bool(verdict.codes("warning")) for verdict in sound),
         "first_seed": config.seed,
-        "command": f"python -m benchmarks.training_findings --seed {config.seed} --repeats {config.repeats}",
+        "command": "make findings",
         "histories": [
             {
                 "kind": verdict.kind,

@@ -25,9 +25,6 @@ BOOTSTRAP_SEED = 20_242
 NEIGHBOURS = 12
 """Held-out checkpoints whose expectation was nearest: their errors stand for that of a new one."""
 
-PREFERENCE = ("displacement_mse", "critical_displacement_mse", "action_mse", "critical_action_mse")
-"""The nearer to what the robot does, the sooner: where the arm is sent, what it is told, how noise is predicted."""
-
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -168,26 +165,12 @@ def mean_absolute_error(checkpoints: Sequence[PlayedCheckpoint], expected: Seque
 
 
 def choose_metric(checkpoints: Sequence[PlayedCheckpoint]) -> str:
-    """The metric to expect success from, chosen by leaving out one run after the other.
+    """The metric with the lowest error on runs that were left out, one after the other."""
 
-    The lowest mean error is no good choice among few runs: it changes with every run that is left out. So, as with the
-    one-standard-error rule (Breiman et al. 1984), every metric within one standard error over runs of the lowest is as
-    good, and of these the first in ``PREFERENCE`` is taken.
-    """
-    runs = require_runs(checkpoints, 2)
-    by_run: dict[str, FloatArray] = {}
-    for metric in common_metrics(checkpoints):
-        expected = leave_one_run_out(checkpoints, metric)
-        off = [(point.run, abs(point.ratio() - each[""])) for point, each in zip(checkpoints, expected, strict=True)]
-        by_run[metric] = np.array([np.mean([error for name, error in off if name == run]) for run in runs])
-    best = min(by_run.values(), key=lambda errors: float(errors.mean()))
-    limit = best.mean() + best.std(ddof=1) / np.sqrt(len(runs))
-    good = [metric for metric, errors in by_run.items() if errors.mean() <= limit]
-    return min(good, key=lambda metric: (_rank(metric), float(by_run[metric].mean())))
+    def error(metric: str) -> float:
+        return mean_absolute_error(checkpoints, [each[""] for each in leave_one_run_out(checkpoints, metric)])
 
-
-def _rank(metric: str) -> int:
-    return PREFERENCE.index(metric) if metric in PREFERENCE else len(PREFERENCE)
+    return min(common_metrics(checkpoints), key=error)
 
 
 def hold_out(checkpoints: Sequence[PlayedCheckpoint]) -> list[HeldOut]:
