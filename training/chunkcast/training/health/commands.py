@@ -10,18 +10,18 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.health.loss_curve import LossKind
+from chunkcast.training.health.rollouts import CALIBRATION_SEED
 
 if TYPE_CHECKING:
     from chunkcast.training.demonstrations import Demonstrations
     from chunkcast.training.health.calibration_file import Played
     from chunkcast.training.health.rollouts import Rollouts
-
-LossFlag = Literal["noise-mse", "other"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Check:
     loss) and perhaps val_loss."""
     json: Path | None = None
     """File for the findings."""
-    loss: LossFlag = "noise-mse"
+    loss: LossKind = "noise-mse"
     """What a bare history's loss is. The noise-prediction MSE has a scale (1.0 is predicting no noise); of any other
     loss only the course is judged."""
     samples: int | None = None
@@ -52,7 +52,7 @@ class Report:
     """Folder of the report; by default the run's."""
     calibration: Path | None = None
     """What chunkcast-health calibrate wrote; by default calibration.json in the run's folder, if it is there."""
-    loss: LossFlag = "noise-mse"
+    loss: LossKind = "noise-mse"
     """What a bare history's loss is."""
     samples: int | None = None
     """Training samples that an epoch passes over; a run knows its own."""
@@ -74,7 +74,7 @@ class Calibrate:
     """Demonstrations that no run was trained on, such as chunkcast-collect --seed 400000 --episodes 10 makes."""
     episodes: int = 20
     """Episodes of each task and checkpoint."""
-    seed: int = 600_000
+    seed: int = CALIBRATION_SEED
     """First episode seed; neither of demonstrations, choices (500000) nor evaluations (1000000)."""
     workers: int = os.cpu_count() or 1
     """Parallel robots."""
