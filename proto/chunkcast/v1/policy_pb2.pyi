@@ -1228,7 +1228,7 @@ Global___HealthFinding: _TypeAlias = HealthFinding  # noqa: Y015
 
 @_typing.final
 class ExpectedSuccess(_message.Message):
-    """Success as a ratio of episodes, 0 to 1, with a 95 % interval."""
+    """Success as a ratio of episodes, 0 to 1, with a 95 % interval; from the seed's table, with the range of its row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

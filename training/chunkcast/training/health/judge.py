@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chunkcast.training.health.findings import Finding, gravest_first
+from chunkcast.training.health.findings import Finding, Severity, gravest_first
 from chunkcast.training.health.loss_curve import LossCurve
 from chunkcast.training.health.rules import COURSE_RULES, IMPROVEMENT, Moment
 from chunkcast.training.health.seed_table import DataSizeAdvice, advice_for, band_of, success_of
@@ -103,9 +103,11 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
     if last.noise_mse is not None and math.isfinite(last.noise_mse):
         band, explained = band_of(last.noise_mse), 1.0 - last.noise_mse
         low, high = success_of(last.noise_mse)
+        # A clean-action predictor's first timesteps divide by nearly zero: with a noise MSE above 1 it may succeed.
+        gravest: Severity = "error" if last.predicts_noise else "warning"
         yield Finding(
             "loss_band",
-            band.severity,
+            "info" if band.severity == "info" else "warning" if band.severity == "warning" else gravest,
             last.epoch,
             f"noise MSE {last.noise_mse:.4g} in epoch {last.epoch}: {band.name}",
             f"the seed read {low * 100:.0f}-{high * 100:.0f} % success off this loss. It read 80-90 % off 0.16-0.43, "
@@ -116,7 +118,7 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
         learned = explained > LEARNED_NOTHING
         yield Finding(
             "variance_explained",
-            "info" if learned else "error",
+            "info" if learned else gravest,
             last.epoch,
             f"{explained:.1%} of the noise's variance is explained (1 - {last.noise_mse:.4g})",
             "averaged over timesteps: most of it is told from the noisy chunk alone, without looking at the observation"
