@@ -73,7 +73,7 @@ def strict_json(file: Path) -> Any:
 def test_a_healthy_history(tmp_path: Path, health: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert health("check", written(tmp_path, HEALTHY)) == 0
     printed = capsys.readouterr()
-    assert "0 errors, 0 warnings" in printed.out
+    assert "errors: 0, warnings: 0" in printed.out
     assert "losses are hypotheses" in " ".join(printed.out.split())
     assert printed.err == ""
 

@@ -76,4 +76,5 @@ def _expected_cells(expected: dict[str, Any], task: str) -> tuple[str, ...]:
     if task not in expected:
         return ()
     facts = expected[task]
-    return (f"{facts['success_rate']:.1%} ({facts['source']})",)
+    low, high = facts["ci95"]
+    return (f"{facts['success_rate']:.1%} ({low:.0%}-{high:.0%}, {facts['source']})",)

@@ -67,8 +67,8 @@ def check_seeds(run: Path, checkpoint: Checkpoint, demonstrations: Demonstration
     for what, seeds in judged.items():
         if seen := [seed for seed in seeds if first <= seed <= last]:
             raise TrainingError(
-                f"{what} have seed {seen[0]}, and {run} was trained on seeds {first} to {last}; take others "
-                "(chunkcast-collect --seed 400000)"
+                f"{what} have seed {seen[0]}, and {run} was trained on seeds {first} to {last}; take others, such as "
+                "chunkcast-collect --seed 400000 and chunkcast-health calibrate --seed 600000"
             )
 
 

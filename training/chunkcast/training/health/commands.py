@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from chunkcast.training.health.calibration_file import Played
     from chunkcast.training.health.rollouts import Rollouts
 
+MIN_RUNS = 3
+"""To leave one out and choose a metric on the others."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -207,6 +210,10 @@ def calibrate_command(config: Calibrate) -> None:
 
     if config.episodes < 1 or config.workers < 1:
         raise TrainingError(f"--episodes and --workers must be at least 1, got {config.episodes} and {config.workers}")
+    if not config.runs:
+        raise TrainingError("no run to calibrate on; name the folders of three or more runs of chunkcast-train")
+    if len(config.runs) < MIN_RUNS:
+        print(f"warning: {len(config.runs)} runs; the error on held-out runs needs {MIN_RUNS}", file=sys.stderr)
     spec = read_spec(config.bundle)
     demonstrations = read_demonstrations(config.data)
     own_run, own_file = find_checkpoint(spec, config.runs)
@@ -216,7 +223,7 @@ def calibrate_command(config: Calibrate) -> None:
 
     points = [each.point for each in played]
     runs = {point.run for point in points}
-    held_out = hold_out(points) if len(runs) >= 3 else None
+    held_out = hold_out(points) if len(runs) >= MIN_RUNS else None
     facts = calibration_file.calibration_json(played, held_out)
     expected = [*messages.measured_messages(summary), messages.seed_table_message(spec, facts["held_out"])]
     others = [point for point in points if point.run != own_run.name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from chunkcast.training.files import write_json
 
 CALIBRATION_SEED = 600_000
 """First episode seed: neither of demonstrations (from 0), nor of choices (500,000), nor of evaluations (1,000,000)."""
+
+STOP_SECONDS = 15.0
+"""For an interrupted simulation to end its workers and its server."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,11 @@ class Rollouts:
                 _, log = process.communicate()
             except BaseException:
                 process.send_signal(signal.SIGINT)
-                process.communicate()
+                try:
+                    process.communicate(timeout=STOP_SECONDS)
+                except BaseException:  # it hangs, or a second Ctrl-C; its server ends with the pipe that it holds
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.communicate()
                 raise
             if process.returncode:
                 reason = log.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]

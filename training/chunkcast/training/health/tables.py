@@ -22,10 +22,11 @@ def print_findings(findings: list[Finding]) -> None:
         severity = f"[{styles[finding.severity]}]{finding.severity}[/]"
         table.add_row(severity, finding.code, epoch, escape(finding.evidence), escape(finding.advice))
     console = _console()
-    console.print(table)
+    if findings:
+        console.print(table)
     count = {severity: sum(each.severity == severity for each in findings) for severity in ("error", "warning")}
     console.print(
-        f"{count['error']} errors, {count['warning']} warnings. Success is measured with chunkcast-sim; losses are "
+        f"errors: {count['error']}, warnings: {count['warning']}. Success is measured with chunkcast-sim; losses are "
         "hypotheses.",
         highlight=False,
     )
@@ -67,6 +68,8 @@ def print_calibration(facts: dict[str, Any]) -> None:
             f"absolute error is {held_out['mean_absolute_error_by_task'] * 100:.1f} points",
             highlight=False,
         )
+        if not held_out["mean_absolute_error"] < held_out["seed_table"]["mean_absolute_error"]:
+            console.print("warning: no better than the seed's table; calibrate on more runs, or play more episodes")
     else:
         console.print("fewer than three runs: the error on held-out runs cannot be told", highlight=False)
     print_expectations(facts["expected"])
