@@ -13,7 +13,8 @@ SHOWN_METRICS = (
     "chunkcast_chunks_total",
     'stage="inference"',
     "chunkcast_episodes_total",
-    "chunkcast_training_noise_mse",
+    "chunkcast_training_noise_mse{",
+    'task="all"',
 )
 
 
