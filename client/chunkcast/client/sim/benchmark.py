@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from chunkcast.client import PlaybackConfig, PolicyUnavailable
@@ -43,13 +45,8 @@ def play_all(
         initargs=(target, policy, playback),
     )
     try:
-        # The first submission starts the workers, which inherit what is blocked meanwhile. Ctrl-C goes to the whole
-        # group of processes: it then interrupts neither a worker that just begins nor this one in the middle of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
-        try:
+        with _uninterrupted():
             futures = [executor.submit(play_episode, job) for job in jobs]
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTIONS)
         for future in as_completed(futures):
             on_episode(future.result())
         return [future.result() for future in futures]
@@ -60,6 +57,30 @@ def play_all(
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interruptions wait until the block ends.
+
+    The first submission starts the workers, which inherit what is blocked meanwhile. Ctrl-C goes to the whole group of
+    processes: it then interrupts neither a worker that just begins nor this one in the middle of it. Blocking alone
+    does not keep it from here: another thread may take the signal, and Python's handler runs on the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda got, _: came.append(got)) for number in INTERRUPTIONS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTIONS)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ EVALUATION_SEED = 1_000_000
 
 MAX_SEED = 2**32
 """So that seeds stay what every generator takes."""
+
+
+INTERRUPT_SECONDS = 10.0
+"""For workers and server to end in order."""
 
 
 class BadFlag(Exception):
@@ -85,7 +91,8 @@ class SimConfig:
 def main() -> None:
     """Console script: exit code 0 when every episode was played, 1 if the server failed, 2 on bad input."""
     # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         import tyro
 
@@ -99,6 +106,23 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End as Ctrl-C does, and if that hangs, end all the same.
+
+    An interrupt may strike inside gRPC while it holds a lock that its own destructor then waits for, forever. Workers
+    end with their parent, and the server with the pipe that it holds.
+    """
+
+    def give_up() -> None:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)
+
+    timer = threading.Timer(INTERRUPT_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
 
 
 def _run(config: SimConfig) -> None:
