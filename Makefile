@@ -58,7 +58,7 @@ peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and e
 findings: data/six ## training health on runs with a known fault and healthy ones (6 min)
 	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 2000 --json docs/results/training-findings.json
 
-calibration: data/six ## after make policy: train runs, play their checkpoints, write the expected success (80 min)
+calibration: data/six ## after make policy: train runs, play their checkpoints, write the expected success (over an hour)
 	$(BIN)/python -m benchmarks.calibration --bundle bundles/metaworld-six
 
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README

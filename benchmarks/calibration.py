@@ -1,11 +1,11 @@
 """Runs to calibrate expected success with: from barely trained to good, of different data, losses and sizes.
 
-    make calibration      (80 min on 2 cores; what is done already is kept)
+    make calibration      (more than an hour on 2 cores; what is done already is kept)
 
 Collects the demonstrations, trains the runs, and lets ``chunkcast-health calibrate`` play every kept checkpoint and
 write the expectation into the bundle. The runs differ in what usually differs between people's runs, so that leaving
-one out asks the honest question: does a map made on other runs hold for mine? Three further runs, trained after
-everything was fixed, confirm the answer.
+one out asks the honest question: does a map made on other runs hold for mine? Three further runs, on which
+nothing is fitted, confirm the map; docs/health.md says what was decided before and after they were played.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ FRESH_RUNS = {
         "--seed 13 --epochs 24 --width 448 --loss-weighting uniform --learning-rate 5e-4 --keep-epochs 2 4 8 12 24",
     ),
 }
-"""Played after the metrics and the way to choose one were fixed, on goals of their own: they confirm, and nothing is
-calibrated on them.
-"""
+"""Played on goals of their own; nothing is fitted on them."""
 FRESH_SEED = 700_000
 
 

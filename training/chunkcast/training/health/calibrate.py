@@ -10,10 +10,7 @@ from pathlib import Path
 from chunkcast.training.checkpoint import Checkpoint, read_checkpoint, read_run_facts, run_identity
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import TrainingError
-from chunkcast.training.health.calibration import (
-    Estimate,
-    PlayedCheckpoint,
-)
+from chunkcast.training.health.calibration import Estimate, PlayedCheckpoint
 from chunkcast.training.health.calibration_file import Played
 from chunkcast.training.health.offline_metrics import TaskMetrics, offline_metrics
 from chunkcast.training.health.rollouts import Rollouts

@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from chunkcast.training.errors import TrainingError
 
+MIN_RUNS = 3
+"""To leave one out and choose a metric on the others."""
 CONFIDENCE = 0.95
 BOOTSTRAP_SAMPLES = 400
 BOOTSTRAP_SEED = 20_242
@@ -179,7 +181,7 @@ def hold_out(checkpoints: Sequence[PlayedCheckpoint]) -> list[HeldOut]:
     Raises:
         TrainingError: fewer than three runs: two must be left to choose the metric on.
     """
-    runs = require_runs(checkpoints, 3)
+    runs = require_runs(checkpoints, MIN_RUNS)
     others = {run: Calibration([point for point in checkpoints if point.run != run]) for run in runs}
     return [HeldOut(point, others[point.run].metric, others[point.run].expect(point.metrics)) for point in checkpoints]
 

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from chunkcast.training.health.calibration_file import Played
     from chunkcast.training.health.rollouts import Rollouts
 
-MIN_RUNS = 3
-"""To leave one out and choose a metric on the others."""
-
 
 @dataclass(frozen=True)
 class Check:
@@ -204,7 +201,7 @@ def calibrate_command(config: Calibrate) -> None:
     from chunkcast.training.files import write_json
     from chunkcast.training.health import calibration_file, messages
     from chunkcast.training.health.calibrate import find_checkpoint, measure
-    from chunkcast.training.health.calibration import Calibration, hold_out
+    from chunkcast.training.health.calibration import MIN_RUNS, Calibration, hold_out
     from chunkcast.training.health.rollouts import Rollouts
     from chunkcast.training.health.tables import print_calibration
 
@@ -222,8 +219,7 @@ def calibrate_command(config: Calibrate) -> None:
     summary = rollouts.play_bundle(config.bundle)
 
     points = [each.point for each in played]
-    runs = {point.run for point in points}
-    held_out = hold_out(points) if len(runs) >= MIN_RUNS else None
+    held_out = hold_out(points) if len(config.runs) >= MIN_RUNS else None
     facts = calibration_file.calibration_json(played, held_out)
     expected = [*messages.measured_messages(summary), messages.seed_table_message(spec, facts["held_out"])]
     others = [point for point in points if point.run != own_run.name]

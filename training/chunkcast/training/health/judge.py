@@ -107,7 +107,7 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
         gravest: Severity = "error" if last.predicts_noise else "warning"
         yield Finding(
             "loss_band",
-            "info" if band.severity == "info" else "warning" if band.severity == "warning" else gravest,
+            gravest if band.severity == "error" else band.severity,
             last.epoch,
             f"noise MSE {last.noise_mse:.4g} in epoch {last.epoch}: {band.name}",
             f"the seed read {low * 100:.0f}-{high * 100:.0f} % success off this loss. It read 80-90 % off 0.16-0.43, "

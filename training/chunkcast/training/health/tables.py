@@ -72,7 +72,8 @@ def print_calibration(facts: dict[str, Any]) -> None:
             console.print("warning: no better than the seed's table; calibrate on more runs, or play more episodes")
     else:
         console.print("fewer than three runs: the error on held-out runs cannot be told", highlight=False)
-    print_expectations(facts["expected"])
+    if facts["expected"]:
+        print_expectations(facts["expected"])
 
 
 def print_expectations(expected: list[dict[str, Any]]) -> None:
