@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = ("chunkcast/v1/policy.proto", "chunkcast/v1/admin.proto")
+SOURCES = ("chunkcast/v1/policy.proto", "chunkcast/v1/admin.proto", "chunkcast/v1/health.proto")
 
 
 def generate(out: Path) -> None:

@@ -12,17 +12,19 @@ from chunkcast.client.errors import (
     PolicyNotFound,
     PolicyOverloaded,
     PolicyUnavailable,
+    PolicyUnhealthy,
     RobotMismatch,
     UnsafeAction,
 )
-from chunkcast.client.playback import PlaybackConfig
+from chunkcast.client.playback_config import PlaybackConfig
 from chunkcast.client.policy_client import PolicyClient
 from chunkcast.client.robot import Robot, check_observation
-from chunkcast.client.wire import ActionChunk, Observation
+from chunkcast.client.wire import ActionChunk, ChunkHealth, Observation
 
 __all__ = [
     "ActionChunk",
     "ActionStream",
+    "ChunkHealth",
     "ChunkPlayer",
     "ChunkTimeout",
     "ChunkcastError",
@@ -34,6 +36,7 @@ __all__ = [
     "PolicyNotFound",
     "PolicyOverloaded",
     "PolicyUnavailable",
+    "PolicyUnhealthy",
     "Robot",
     "RobotMismatch",
     "UnsafeAction",

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from chunkcast.client.action_stream import ActionStream
 from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyOverloaded, PolicyUnavailable, RobotMismatch
-from chunkcast.client.playback import Playback, PlaybackConfig
+from chunkcast.client.playback import Playback
+from chunkcast.client.playback_config import PlaybackConfig
 from chunkcast.client.policy_client import PolicyClient
 from chunkcast.client.reconnect import Backoff, require_same_contract
 from chunkcast.client.robot import Robot

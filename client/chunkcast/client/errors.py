@@ -8,6 +8,7 @@
      ├── PolicyOverloaded      too many robots ask at once; says when to try again
      ├── PolicyNotFound        the server does not serve this policy, or this version of it
      ├── ObservationError      the server refused one observation; the stream goes on
+     ├── PolicyUnhealthy       the server judges the policy out of its element, and the robot is set to stop then
      ├── UnsafeAction          the policy's answer was not finite or out of bounds; nothing was sent
      └── RobotMismatch         the robot's observations are not those of the policy
 """
@@ -67,6 +68,12 @@ class ObservationError(ChunkcastError):
 
 class UnsafeAction(ObservationError):
     """The policy's own answer was not finite or out of bounds; the server sent no action. Hold or stop the robot."""
+
+
+class PolicyUnhealthy(ChunkcastError):
+    """The server judges the policy out of its element (``PlaybackConfig(on_unhealthy="stop")``). Stop the robot; the
+    message names the signal, its score and its threshold.
+    """
 
 
 class RobotMismatch(ChunkcastError):

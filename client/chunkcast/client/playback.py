@@ -18,9 +18,6 @@ from __future__ import annotations
 import math
 import uuid
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,47 +28,18 @@ from chunkcast.client.errors import (
     ObservationError,
     PolicyOverloaded,
     PolicyUnavailable,
+    PolicyUnhealthy,
 )
+from chunkcast.client.playback_config import PlaybackConfig, require_fits
 from chunkcast.client.robot import ActionCheck, check_observation
-from chunkcast.client.wire import ActionChunk, Answer, Observation, Sent, encode_observation
+from chunkcast.client.wire import ActionChunk, Answer, ChunkHealth, Observation, Sent, encode_observation
 from chunkcast.v1 import policy_pb2 as pb
-
-Overlap = Literal["replace", "ensemble", "real-time-chunking"]
-Starvation = Literal["hold", "decelerate", "stop"]
 
 DELAYS_KEPT = 10
 """The estimate is the longest of the last few: a chunk that comes earlier costs nothing, a later one a jump."""
 
 ENSEMBLE_DECAY = 0.01
 """Weights exp(-m i) of the chunks that know a tick, i = 0 for the oldest (ACT, Zhao et al. 2023, arXiv:2304.13705)."""
-
-
-@dataclass(frozen=True)
-class PlaybackConfig:
-    """How chunks are played. Checked against the policy by ``Playback``.
-
-    Attributes:
-        execute_steps: ticks from one request to the next, 1 to the horizon; ``None`` for what the policy advises.
-        overlap: what happens where a new chunk and the one being played know the same tick. ``replace`` switches;
-            ``ensemble`` averages; ``real-time-chunking`` sends the actions that will play while inference runs, for the
-            policy to continue (which it must have learned: ``ActionSpec.max_committed_steps``).
-        patience: the share of a control period that a tick may wait for a chunk that is due; then the robot plays on
-            from the old one.
-        starvation: what to play when no chunk knows the tick. ``hold`` repeats the last action, right for positions;
-            ``decelerate`` goes from it to ``rest_action``, right for velocities and displacements; ``stop`` fails.
-        max_starved_ticks: after so many such ticks in a row, fail: the robot is then stopped.
-        rest_action: the action that moves nothing; zeros by default.
-        simulated_delay: for simulations, whose time is their ticks: chunks are taken up exactly so many ticks after
-            their request, and waited for. ``None`` on a robot.
-    """
-
-    execute_steps: int | None = None
-    overlap: Overlap = "replace"
-    patience: float = 0.5
-    starvation: Starvation = "hold"
-    max_starved_ticks: int = 10
-    rest_action: Sequence[float] | None = None
-    simulated_delay: int | None = None
 
 
 class Playback:
@@ -85,6 +53,7 @@ class Playback:
     Attributes:
         at_border: the last action was the first in which a new chunk had a part.
         starved_ticks: ticks of this episode that no chunk knew.
+        health: how the server judged this episode last, or ``None``.
 
     Raises:
         ValueError: the configuration does not fit the policy.
@@ -97,7 +66,7 @@ class Playback:
         self._rest = np.zeros(len(action.elements), np.float32)
         if config.rest_action is not None:
             self._rest = np.asarray(config.rest_action, np.float32)
-        self._require_valid(config)
+        require_fits(config, spec, self._execute_steps, self._rest, timeout)
         self.rate_hz = action.control_rate_hz
         self._check_actions = ActionCheck(spec)
         self._latencies: deque[float] = deque(maxlen=DELAYS_KEPT)
@@ -130,6 +99,7 @@ class Playback:
         self._starved_for = self.starved_ticks = 0
         self._reason: ChunkcastError | None = None
         self._new_chunk = self.at_border = False
+        self.health: ChunkHealth | None = None
         self._between_ticks = True
         return self.episode_id
 
@@ -205,6 +175,7 @@ class Playback:
             seconds = now - self._sent_at
             self._latencies.append(seconds)
             self._check_actions(answer)
+            self.health = answer.health or self.health
             self._arrived = answer
             self._take_up()
             return seconds
@@ -239,7 +210,14 @@ class Playback:
         Raises:
             ChunkTimeout, PolicyUnavailable, PolicyOverloaded: no chunk knows this tick, and the robot has held or
                 decelerated for as long as it may: stop it.
+            PolicyUnhealthy: the server judges the policy out of its element, and ``on_unhealthy`` is ``stop``.
         """
+        unhealthy = self.health if self.health and self.health.unhealthy else None
+        if unhealthy and self._config.on_unhealthy == "stop":
+            raise PolicyUnhealthy(
+                f"the policy is out of its element at tick {self._tick}: {unhealthy.signal} is {unhealthy.score:.3g}, "
+                f"healthy up to {unhealthy.threshold:.3g}"
+            )
         action = self._planned()
         self._between_ticks = True
         self.at_border, self._new_chunk = self._new_chunk and self._last_action is not None, False
@@ -247,6 +225,8 @@ class Playback:
             action = self._starved()
         else:
             self._starved_for = 0
+            if unhealthy and self._config.on_unhealthy == "slow":
+                action = self._rest + np.float32(self._config.slow_share) * (action - self._rest)
         self._last_action = action
         return action
 
@@ -259,44 +239,6 @@ class Playback:
     def latency(self) -> float:
         """Seconds from a request to its chunk, as expected of the next; 0 before the first."""
         return max(self._latencies, default=0.0)
-
-    def _require_valid(self, config: PlaybackConfig) -> None:
-        action = self.spec.action
-        if not 1 <= self._execute_steps <= action.horizon:
-            raise ValueError(
-                f"execute_steps is {config.execute_steps}, expected 1 to {action.horizon}, the policy's horizon"
-            )
-        if not 0.0 < self._timeout < math.inf:
-            raise ValueError(f"timeout is {self._timeout}, expected seconds above 0")
-        if config.overlap == "real-time-chunking" and not action.max_committed_steps:
-            raise ValueError(
-                f"{self.spec.name} has not learned to continue committed actions (max_committed_steps is 0); train it "
-                "with --max-committed-steps, or play it with overlap='replace' or 'ensemble'"
-            )
-        if config.overlap not in get_args(Overlap) or config.starvation not in get_args(Starvation):
-            raise ValueError(
-                f"overlap is {config.overlap!r} and starvation {config.starvation!r}, expected one of "
-                f"{', '.join(get_args(Overlap))}, and one of {', '.join(get_args(Starvation))}"
-            )
-        if self._rest.shape != (len(action.elements),) or not np.isfinite(self._rest).all():
-            expected = f"[{len(action.elements)}], finite"
-            raise ValueError(f"rest_action has shape {list(self._rest.shape)}, expected {expected}")
-        bounds = [(element.low, element.high) for element in action.elements]
-        inside = all(low <= value <= high for value, (low, high) in zip(self._rest.tolist(), bounds, strict=True))
-        if not inside and (config.starvation == "decelerate" or config.rest_action is not None):
-            raise ValueError(f"rest_action is {self._rest.tolist()}, expected within the action bounds {bounds}")
-        if not 0 <= config.max_starved_ticks < math.inf or not 0.0 <= config.patience <= 1.0:
-            raise ValueError(
-                f"max_starved_ticks is {config.max_starved_ticks} and patience {config.patience}, expected 0 or more "
-                "and 0 to 1"
-            )
-        delay = config.simulated_delay
-        # A chunk is played from the tick at which it is taken up until the next one is.
-        if delay is not None and (delay < 0 or delay + max(delay, self._execute_steps) > action.horizon):
-            raise ValueError(
-                f"simulated_delay is {delay}, expected 0 or more, and with the {max(delay, self._execute_steps)} steps "
-                f"that are executed of each chunk at most {action.horizon}, the policy's horizon"
-            )
 
     def _wants_chunk(self, now: float) -> bool:
         if not self._connected or self._pending is not None or self._arrived is not None or now < self._not_before:

@@ -51,6 +51,30 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+class ChunkHealth(NamedTuple):
+    """How the server judges the episode: is the policy in its element?
+
+    Attributes:
+        step: of the observation that was judged, mostly an earlier one than the chunk's.
+        signal: the one that stands highest above its threshold or nearest to it, such as ``novelty``; empty where the
+            policy has no thresholds.
+        score: in the signal's own unit.
+        threshold: above it the episode is unhealthy.
+        scores: every signal's score and threshold (0: none), by name.
+    """
+
+    step: int
+    signal: str
+    score: float
+    threshold: float
+    scores: Mapping[str, tuple[float, float]]
+
+    @property
+    def unhealthy(self) -> bool:
+        """Whether the policy is out of its element: slow down, stop, or ask a person."""
+        return 0.0 < self.threshold < self.score
+
+
 class ActionChunk(NamedTuple):
     """Actions for consecutive control ticks.
 
@@ -61,6 +85,7 @@ class ActionChunk(NamedTuple):
         server_seconds: from the observation's arrival at the server to the reply's departure.
         inference_seconds: the part of it that the network took.
         batch_size: observations that were computed together, this one included.
+        health: how the server judged the episode last, if it did.
     """
 
     step: int
@@ -69,6 +94,7 @@ class ActionChunk(NamedTuple):
     server_seconds: float
     inference_seconds: float
     batch_size: int = 1
+    health: ChunkHealth | None = None
 
 
 class Dropped(NamedTuple):
@@ -192,7 +218,21 @@ def decode_chunk(chunk: pb.ActionChunk) -> ActionChunk:
         server_seconds=chunk.timings.total,
         inference_seconds=chunk.timings.inference,
         batch_size=chunk.batch_size,
+        health=_health(chunk.health) if chunk.HasField("health") else None,
     )
+
+
+def _health(health: pb.ChunkHealth) -> ChunkHealth:
+    scores = {_signal(each.signal): (each.score, each.threshold) for each in health.scores}
+    return ChunkHealth(health.step, _signal(health.signal), health.score, health.threshold, scores)
+
+
+def _signal(signal: pb.HealthSignal.ValueType) -> str:
+    """Its name in lower case; empty for none, and the number of one that only a newer server knows."""
+    if signal == pb.HEALTH_SIGNAL_UNSPECIFIED:
+        return ""
+    known = signal in pb.HealthSignal.values()
+    return pb.HealthSignal.Name(signal).removeprefix("HEALTH_SIGNAL_").lower() if known else str(int(signal))
 
 
 def error_of(error: grpc.RpcError) -> ChunkcastError:

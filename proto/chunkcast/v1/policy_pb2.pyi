@@ -49,6 +49,43 @@ DATA_TYPE_INT32: DataType.ValueType  # 4
 DATA_TYPE_INT64: DataType.ValueType  # 5
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
+class _HealthSignal:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HealthSignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthSignal.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_SIGNAL_UNSPECIFIED: _HealthSignal.ValueType  # 0
+    HEALTH_SIGNAL_RANGE: _HealthSignal.ValueType  # 1
+    """How far an observed element lies beyond its training range, as a share of that range; the furthest."""
+    HEALTH_SIGNAL_NOVELTY: _HealthSignal.ValueType  # 2
+    """Distance of the observation from those of successful episodes of the same instruction."""
+    HEALTH_SIGNAL_EMBEDDING_NOVELTY: _HealthSignal.ValueType  # 3
+    """The same in the space of the policy's own encoder."""
+    HEALTH_SIGNAL_DISAGREEMENT: _HealthSignal.ValueType  # 4
+    """How far two chunks of an episode are apart over the ticks that both know, relative to how fast actions change."""
+    HEALTH_SIGNAL_DENOISING_LOSS: _HealthSignal.ValueType  # 5
+    """Error with which the policy restores its own chunk from noise."""
+    HEALTH_SIGNAL_RESPONSE: _HealthSignal.ValueType  # 6
+    """How far the observation changed otherwise than the actions sent should have changed it."""
+
+class HealthSignal(_HealthSignal, metaclass=_HealthSignalEnumTypeWrapper): ...
+
+HEALTH_SIGNAL_UNSPECIFIED: HealthSignal.ValueType  # 0
+HEALTH_SIGNAL_RANGE: HealthSignal.ValueType  # 1
+"""How far an observed element lies beyond its training range, as a share of that range; the furthest."""
+HEALTH_SIGNAL_NOVELTY: HealthSignal.ValueType  # 2
+"""Distance of the observation from those of successful episodes of the same instruction."""
+HEALTH_SIGNAL_EMBEDDING_NOVELTY: HealthSignal.ValueType  # 3
+"""The same in the space of the policy's own encoder."""
+HEALTH_SIGNAL_DISAGREEMENT: HealthSignal.ValueType  # 4
+"""How far two chunks of an episode are apart over the ticks that both know, relative to how fast actions change."""
+HEALTH_SIGNAL_DENOISING_LOSS: HealthSignal.ValueType  # 5
+"""Error with which the policy restores its own chunk from noise."""
+HEALTH_SIGNAL_RESPONSE: HealthSignal.ValueType  # 6
+"""How far the observation changed otherwise than the actions sent should have changed it."""
+Global___HealthSignal: _TypeAlias = HealthSignal  # noqa: Y015
+
 class _DropReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -460,6 +497,7 @@ class ActionChunk(_message.Message):
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     """Of the observation that this chunk answers. Row i of actions belongs to control tick step + i."""
     step: _builtins.int
@@ -472,6 +510,12 @@ class ActionChunk(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___StageTimings: ...
+    @_builtins.property
+    def health(self) -> Global___ChunkHealth:
+        """How the episode goes, as judged last; absent before its first judgement. Judging goes on beside serving: it is
+        mostly of an earlier chunk of the episode than this one.
+        """
+
     def __init__(
         self,
         *,
@@ -481,14 +525,80 @@ class ActionChunk(_message.Message):
         policy_version: _builtins.str = ...,
         timings: Global___StageTimings | None = ...,
         batch_size: _builtins.int = ...,
+        health: Global___ChunkHealth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "health", b"health", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "batch_size", b"batch_size", "episode_id", b"episode_id", "policy_version", b"policy_version", "step", b"step", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "batch_size", b"batch_size", "episode_id", b"episode_id", "health", b"health", "policy_version", b"policy_version", "step", b"step", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActionChunk: _TypeAlias = ActionChunk  # noqa: Y015
+
+@_typing.final
+class ChunkHealth(_message.Message):
+    """Whether the policy is in its element: signals of one observation and its chunk, beside their thresholds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Of the observation that was judged; this chunk's or an earlier one's."""
+    signal: Global___HealthSignal.ValueType
+    """The signal that stands highest above its threshold, or nearest to it; unspecified where no threshold is known."""
+    score: _builtins.float
+    """In the signal's own unit. Above the threshold the episode is unhealthy: slow down, stop, or ask a person."""
+    threshold: _builtins.float
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalScore]:
+        """Every signal, that one included."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        signal: Global___HealthSignal.ValueType = ...,
+        score: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        scores: _abc.Iterable[Global___SignalScore] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "scores", b"scores", "signal", b"signal", "step", b"step", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkHealth: _TypeAlias = ChunkHealth  # noqa: Y015
+
+@_typing.final
+class SignalScore(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    signal: Global___HealthSignal.ValueType
+    score: _builtins.float
+    threshold: _builtins.float
+    """0: none is known for it."""
+    def __init__(
+        self,
+        *,
+        signal: Global___HealthSignal.ValueType = ...,
+        score: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "signal", b"signal", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalScore: _TypeAlias = SignalScore  # noqa: Y015
 
 @_typing.final
 class StageTimings(_message.Message):
@@ -792,6 +902,7 @@ class PolicySpec(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     EXPECTED_SUCCESS_FIELD_NUMBER: _builtins.int
+    SERVING_HEALTH_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of the bundle format; readers refuse one that they do not know."""
     name: _builtins.str
@@ -822,6 +933,10 @@ class PolicySpec(_message.Message):
     def expected_success(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpectedSuccess]:
         """How often the policy is expected to succeed, by task and over all of them, from each source that there is."""
 
+    @_builtins.property
+    def serving_health(self) -> Global___ServingHealth:
+        """What the server's health signals are judged by; absent where no episodes were measured for it."""
+
     def __init__(
         self,
         *,
@@ -838,14 +953,91 @@ class PolicySpec(_message.Message):
         provenance: Global___Provenance | None = ...,
         files: _abc.Iterable[Global___BundleFile] | None = ...,
         expected_success: _abc.Iterable[Global___ExpectedSuccess] | None = ...,
+        serving_health: Global___ServingHealth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "provenance", b"provenance", "sampler", b"sampler", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "expected_success", b"expected_success", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "training", b"training", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "expected_success", b"expected_success", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "training", b"training", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicySpec: _TypeAlias = PolicySpec  # noqa: Y015
+
+@_typing.final
+class ServingHealth(_message.Message):
+    """Thresholds of the health signals, from successful episodes through the server (one-sided conformal calibration)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    FALSE_ALARM_RATE_FIELD_NUMBER: _builtins.int
+    EPISODES_FIELD_NUMBER: _builtins.int
+    FIRST_SEED_FIELD_NUMBER: _builtins.int
+    LAST_SEED_FIELD_NUMBER: _builtins.int
+    REFERENCE_EPISODES_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIRST_SEED_FIELD_NUMBER: _builtins.int
+    REFERENCE_LAST_SEED_FIELD_NUMBER: _builtins.int
+    EXECUTE_STEPS_FIELD_NUMBER: _builtins.int
+    false_alarm_rate: _builtins.float
+    """Share of healthy, successful episodes that may exceed a threshold at any of their chunks."""
+    episodes: _builtins.int
+    """Successful episodes that the thresholds come from, and their seeds, inclusive."""
+    first_seed: _builtins.int
+    last_seed: _builtins.int
+    reference_episodes: _builtins.int
+    """Successful episodes that the signals' references were fitted on, and their seeds."""
+    reference_first_seed: _builtins.int
+    reference_last_seed: _builtins.int
+    execute_steps: _builtins.int
+    """Actions between two requests, in those episodes."""
+    @_builtins.property
+    def thresholds(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalThreshold]: ...
+    def __init__(
+        self,
+        *,
+        thresholds: _abc.Iterable[Global___SignalThreshold] | None = ...,
+        false_alarm_rate: _builtins.float = ...,
+        episodes: _builtins.int = ...,
+        first_seed: _builtins.int = ...,
+        last_seed: _builtins.int = ...,
+        reference_episodes: _builtins.int = ...,
+        reference_first_seed: _builtins.int = ...,
+        reference_last_seed: _builtins.int = ...,
+        execute_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["episodes", b"episodes", "execute_steps", b"execute_steps", "false_alarm_rate", b"false_alarm_rate", "first_seed", b"first_seed", "last_seed", b"last_seed", "reference_episodes", b"reference_episodes", "reference_first_seed", b"reference_first_seed", "reference_last_seed", b"reference_last_seed", "thresholds", b"thresholds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServingHealth: _TypeAlias = ServingHealth  # noqa: Y015
+
+@_typing.final
+class SignalThreshold(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    signal: Global___HealthSignal.ValueType
+    task: _builtins.str
+    """One of PolicySpec.instructions; empty: any."""
+    threshold: _builtins.float
+    def __init__(
+        self,
+        *,
+        signal: Global___HealthSignal.ValueType = ...,
+        task: _builtins.str = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal", b"signal", "task", b"task", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalThreshold: _TypeAlias = SignalThreshold  # noqa: Y015
 
 @_typing.final
 class ObservationEntry(_message.Message):
@@ -1122,6 +1314,7 @@ class TrainingFacts(_message.Message):
     VALIDATION_ACTION_MSE_BY_TASK_FIELD_NUMBER: _builtins.int
     VALIDATION_ACTION_VARIANCE_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    LOSS_CURVE_FIELD_NUMBER: _builtins.int
     data_sha256: _builtins.str
     """SHA-256 of the demonstrations' table."""
     episodes: _builtins.int
@@ -1155,6 +1348,10 @@ class TrainingFacts(_message.Message):
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthFinding]:
         """About the run, the gravest first."""
 
+    @_builtins.property
+    def loss_curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___EpochLosses]:
+        """The run's course up to the exported epoch; not every epoch need be there."""
+
     def __init__(
         self,
         *,
@@ -1178,14 +1375,42 @@ class TrainingFacts(_message.Message):
         validation_action_mse_by_task: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         validation_action_variance: _builtins.float = ...,
         findings: _abc.Iterable[Global___HealthFinding] | None = ...,
+        loss_curve: _abc.Iterable[Global___EpochLosses] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_validation_noise_mse", b"best_validation_noise_mse", "data_sha256", b"data_sha256", "episodes", b"episodes", "epochs", b"epochs", "findings", b"findings", "first_seed", b"first_seed", "last_seed", b"last_seed", "optimizer_steps", b"optimizer_steps", "parameters", b"parameters", "seconds", b"seconds", "train_loss", b"train_loss", "train_noise_mse", b"train_noise_mse", "validation_action_mse", b"validation_action_mse", "validation_action_mse_by_task", b"validation_action_mse_by_task", "validation_action_variance", b"validation_action_variance", "validation_loss", b"validation_loss", "validation_noise_mse", b"validation_noise_mse", "validation_noise_mse_by_task", b"validation_noise_mse_by_task", "validation_noise_mse_by_timestep", b"validation_noise_mse_by_timestep", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_validation_noise_mse", b"best_validation_noise_mse", "data_sha256", b"data_sha256", "episodes", b"episodes", "epochs", b"epochs", "findings", b"findings", "first_seed", b"first_seed", "last_seed", b"last_seed", "loss_curve", b"loss_curve", "optimizer_steps", b"optimizer_steps", "parameters", b"parameters", "seconds", b"seconds", "train_loss", b"train_loss", "train_noise_mse", b"train_noise_mse", "validation_action_mse", b"validation_action_mse", "validation_action_mse_by_task", b"validation_action_mse_by_task", "validation_action_variance", b"validation_action_variance", "validation_loss", b"validation_loss", "validation_noise_mse", b"validation_noise_mse", "validation_noise_mse_by_task", b"validation_noise_mse_by_task", "validation_noise_mse_by_timestep", b"validation_noise_mse_by_timestep", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingFacts: _TypeAlias = TrainingFacts  # noqa: Y015
+
+@_typing.final
+class EpochLosses(_message.Message):
+    """Losses at the end of an epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    TRAIN_NOISE_MSE_FIELD_NUMBER: _builtins.int
+    VALIDATION_NOISE_MSE_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    train_noise_mse: _builtins.float
+    validation_noise_mse: _builtins.float
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        train_noise_mse: _builtins.float = ...,
+        validation_noise_mse: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "train_noise_mse", b"train_noise_mse", "validation_noise_mse", b"validation_noise_mse"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EpochLosses: _TypeAlias = EpochLosses  # noqa: Y015
 
 @_typing.final
 class HealthFinding(_message.Message):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from chunkcast.v1.tensors import DTYPES
 FORMAT_VERSION = 1
 SPEC_NAME = "policy.json"
 GRAPH_NAME = "policy.onnx"
+HEALTH_GRAPH_NAME = "health.onnx"
+HEALTH_REFERENCE_NAME = "health.binpb"
 
 MAX_SPEC_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 8 * 2**30
@@ -42,6 +44,7 @@ ALL_TASKS = "all"
 """The metrics page's task label of what holds over all tasks."""
 FINDING_SEVERITIES = frozenset(pb.FindingSeverity.values()) - {pb.FINDING_SEVERITY_UNSPECIFIED}
 SUCCESS_SOURCES = frozenset(pb.SuccessSource.values()) - {pb.SUCCESS_SOURCE_UNSPECIFIED}
+HEALTH_SIGNALS = frozenset(pb.HealthSignal.values()) - {pb.HEALTH_SIGNAL_UNSPECIFIED}
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ class Bundle:
 
     Attributes:
         spec: the policy's specification, consistent in itself.
-        graph: the serialised ONNX model, of the hash that the specification names.
+        files: name to content, of the hashes that the specification names; the policy's graph is among them.
     """
 
     spec: pb.PolicySpec
-    graph: bytes
+    files: Mapping[str, bytes]
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -69,7 +72,7 @@ def read_bundle(folder: Path) -> Bundle:
     if GRAPH_NAME not in files:
         raise BundleError(f"{folder / SPEC_NAME} lists no {GRAPH_NAME}; export the policy again")
     contents = {path: _read_file(folder, file) for path, file in files.items()}
-    return Bundle(spec, contents[GRAPH_NAME])
+    return Bundle(spec, contents)
 
 
 def _read_spec(folder: Path) -> pb.PolicySpec:
@@ -154,6 +157,7 @@ def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> 
         require(
             re.fullmatch(r"\d{1,9}-\d{1,9}", band) is not None, f"{band[:64]!r} is no band of timesteps such as 0-9"
         )
+    _check_thresholds(spec, require)
     tasks = {"", *(instruction.text for instruction in spec.instructions)}
     expected = [(each.task, each.source) for each in spec.expected_success]
     require(len(set(expected)) == len(expected), "a task's expected success stands twice from one source")
@@ -166,6 +170,18 @@ def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> 
         ordered = 0.0 <= each.low <= each.ratio <= each.high <= 1.0
         values = [each.low, each.ratio, each.high]
         require(ordered, f"expected success of {each.task or 'all tasks'!r} is {values}, expected low <= ratio <= high")
+
+
+def _check_thresholds(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> None:
+    """Each threshold is of a known signal and instruction, above 0 and finite, and stands once."""
+    thresholds = spec.serving_health.thresholds
+    tasks = {"", *(instruction.text for instruction in spec.instructions)}
+    named = [(each.signal, each.task) for each in thresholds]
+    require(len(set(named)) == len(named), "a health signal's threshold stands twice")
+    for each in thresholds:
+        require(each.task in tasks, f"a health threshold of {each.task!r}, which is no instruction of the policy")
+        require(each.signal in HEALTH_SIGNALS, f"a threshold of the unknown health signal {int(each.signal)}")
+        require(0.0 < each.threshold < math.inf, f"a health threshold is {each.threshold}, expected above 0 and finite")
 
 
 def _read_file(folder: Path, file: pb.BundleFile) -> bytes:

@@ -44,6 +44,9 @@ class ServeConfig:
     """How long an observation may wait for company while the engine is free; 0 starts at once."""
     max_waiting: int = 256
     """Observations that may wait for a policy's engine; one more is answered OVERLOADED at once."""
+    health_share: float = 0.05
+    """Share of one processor, 0 to 1, that judging each policy's chunks may take beside serving them; 0 does not judge.
+    With 1 every chunk is judged, however long that takes; below, those that there is time for."""
     cpus: tuple[int, ...] = ()
     """Processors that this process keeps to, such as 1 or 2 3; by default any. For a single robot one is best: its
     chunk passes several threads, and handing over within a processor is quicker than waking another."""
@@ -97,6 +100,8 @@ class ServeConfig:
             raise BadFlag(f"--max-batch is {self.max_batch}, expected at most {MAX_BATCH}")
         if not 0.0 <= self.max_delay_ms <= MAX_DELAY_MS:
             raise BadFlag(f"--max-delay-ms is {self.max_delay_ms}, expected 0 to {MAX_DELAY_MS:g}")
+        if not 0.0 <= self.health_share <= 1.0:
+            raise BadFlag(f"--health-share is {self.health_share}, expected 0 to 1")
         if not self.providers:
             raise BadFlag("--providers is empty, expected some of auto, tensorrt, cuda, cpu")
         if self.cpus and not set(self.cpus) <= os.sched_getaffinity(0):

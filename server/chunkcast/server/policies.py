@@ -10,14 +10,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from chunkcast.server.batcher import Batcher, BatcherConfig
-from chunkcast.server.bundle import read_bundle
+from chunkcast.server.bundle import HEALTH_REFERENCE_NAME, read_bundle
 from chunkcast.server.engine import Engine
 from chunkcast.server.errors import BundleError, PolicyError, UnknownPolicy
 from chunkcast.server.guard import ActionGuard
+from chunkcast.server.health.judgement import Thresholds
+from chunkcast.server.health.monitor import HealthMonitor
+from chunkcast.server.health.outcomes import Outcomes
+from chunkcast.server.health.scorer import Scorer, read_scorer
 from chunkcast.server.providers import ProviderChoice
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.statistics import PolicyStatistics, ServerStatistics
@@ -34,10 +39,12 @@ class EngineConfig:
     Attributes:
         threads: ONNX Runtime's, inside one run.
         providers: execution providers in order of preference.
+        health_share: of one processor that judging a policy's chunks may take; 0 does not judge.
     """
 
     threads: int = 1
     providers: Sequence[ProviderChoice] = ("cpu",)
+    health_share: float = 0.05
 
 
 @dataclass(eq=False)
@@ -48,6 +55,7 @@ class PolicyVersion:
         spec: its specification.
         batcher: its queue and engine.
         guard: its last check.
+        monitor: judges its chunks, or ``None``.
         statistics: the policy's, shared by its versions.
         pinned_streams: streams that stay with this version.
         outdated: it was replaced twice over, and goes when its last stream does.
@@ -58,9 +66,22 @@ class PolicyVersion:
     batcher: Batcher
     guard: ActionGuard
     statistics: PolicyStatistics
+    monitor: HealthMonitor | None = None
     pinned_streams: int = 0
     outdated: bool = False
     chunks: int = 0
+
+
+class Prepared(NamedTuple):
+    """A bundle that is warm, not yet served.
+
+    Attributes:
+        engine: runs its graph.
+        scorer: measures its health signals, or ``None`` where health is off.
+    """
+
+    engine: Engine
+    scorer: Scorer | None
 
 
 @dataclass
@@ -84,7 +105,7 @@ class Policies:
         self._statistics, self._engine_config, self._batcher_config = statistics, engine_config, batcher_config
         self._policies: dict[str, _Policy] = {}
 
-    def prepare(self, folder: Path) -> Engine:
+    def prepare(self, folder: Path) -> Prepared:
         """Read, verify and warm a bundle; takes its time, and may run on any thread.
 
         Raises:
@@ -96,6 +117,7 @@ class Policies:
         config = self._engine_config
         engine = Engine(bundle, config.threads, max_batch=self._batcher_config.max_batch, providers=config.providers)
         engine.warm_up()
+        scorer = read_scorer(bundle) if config.health_share else None
         log.info(
             "loaded",
             policy=bundle.spec.name,
@@ -104,28 +126,32 @@ class Policies:
             seconds=round(time.perf_counter() - started, 3),
             run_ms={size: round(seconds * 1e3, 3) for size, seconds in engine.run_seconds.items()},
         )
-        return engine
+        return Prepared(engine, scorer)
 
-    def add(self, engine: Engine) -> PolicyVersion:
+    def add(self, prepared: Prepared) -> PolicyVersion:
         """Take in a prepared version; a policy's first is promoted. One that is there already is left as it is.
 
         Raises:
             BundleError: its contract is not that of the policy's promoted version, or its version is taken.
         """
+        engine, scorer = prepared
         spec = engine.spec
         policy = self._policies.get(spec.name)
         if policy is not None:
             if spec.version in policy.versions:
                 engine.close()
                 loaded = policy.versions[spec.version]
-                if _without_expectations(loaded.spec) != _without_expectations(spec):
+                if _without_measurements(loaded.spec) != _without_measurements(spec):
                     raise BundleError(
                         f"{spec.name} {spec.version} is loaded with another specification; export the bundle with a "
                         "--version of its own"
                     )
-                # What is expected of the same graph may be known better by now. A new object: the metrics page reads
-                # the old one on its own thread.
+                # What is expected of the same graph, and how its health is judged, may be known better by now. A new
+                # object: the metrics page reads the old one on its own thread.
                 loaded.spec = spec
+                if loaded.monitor:
+                    loaded.monitor.close()
+                loaded.monitor = self._monitor(spec, scorer, loaded.statistics)
                 if policy.promoted is loaded:
                     self._statistics.specs[spec.name] = spec
                 return loaded
@@ -142,7 +168,8 @@ class Policies:
             fastest_run=engine.run_seconds[1],
             on_batch=statistics.batch_size.observe,
         )
-        version = PolicyVersion(spec, batcher, ActionGuard(spec.action), statistics)
+        monitor = self._monitor(spec, scorer, statistics)
+        version = PolicyVersion(spec, batcher, ActionGuard(spec.action), statistics, monitor)
         if policy is None:
             policy = self._policies[spec.name] = _Policy(version)
             self._statistics.specs[spec.name] = spec
@@ -200,6 +227,8 @@ class Policies:
             if not outdated.pinned_streams:
                 self._forget(policy, outdated)
         self._statistics.specs[chosen.spec.name] = chosen.spec
+        # What robots reported of another version says nothing of this one.
+        chosen.statistics.outcomes = Outcomes()
         log.info("promoted", policy=chosen.spec.name, version=chosen.spec.version)
         return chosen
 
@@ -255,6 +284,21 @@ class Policies:
         for policy in self._policies.values():
             for version in policy.versions.values():
                 version.batcher.close()
+                if version.monitor:
+                    version.monitor.close()
+
+    def _monitor(
+        self, spec: pb.PolicySpec, scorer: Scorer | None, statistics: PolicyStatistics
+    ) -> HealthMonitor | None:
+        if scorer is None:
+            return None
+        return HealthMonitor(
+            scorer,
+            Thresholds(spec.serving_health),
+            statistics.health,
+            share=self._engine_config.health_share,
+            name=spec.name,
+        )
 
     def _policy(self, name: str) -> _Policy:
         if not name and len(self._policies) == 1:
@@ -270,11 +314,18 @@ class Policies:
     def _forget(self, policy: _Policy, version: PolicyVersion) -> None:
         del policy.versions[version.spec.version]
         version.batcher.close()
+        if version.monitor:
+            version.monitor.close()
         log.info("unloaded", policy=version.spec.name, version=version.spec.version)
 
 
-def _without_expectations(spec: pb.PolicySpec) -> pb.PolicySpec:
+def _without_measurements(spec: pb.PolicySpec) -> pb.PolicySpec:
+    """What a version is, without what was measured of it since."""
     copy = pb.PolicySpec()
     copy.CopyFrom(spec)
     copy.ClearField("expected_success")
+    copy.ClearField("serving_health")
+    kept = [file for file in copy.files if file.path != HEALTH_REFERENCE_NAME]
+    del copy.files[:]
+    copy.files.extend(kept)
     return copy

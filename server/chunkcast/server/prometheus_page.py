@@ -9,7 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from chunkcast.server.bundle import ALL_TASKS
-from chunkcast.server.statistics import Histogram, ServerStatistics
+from chunkcast.server.histogram import Histogram
+from chunkcast.server.statistics import ServerStatistics
 from chunkcast.v1 import policy_pb2 as pb
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from chunkcast.server.bundle import Bundle
+from chunkcast.server.bundle import GRAPH_NAME, Bundle
 from chunkcast.server.errors import BundleError, ProviderMissing
 
 log = structlog.get_logger()
@@ -153,16 +153,19 @@ def open_session(bundle: Bundle, threads: int, providers: Sequence[ProviderChoic
     return GraphSession(session)
 
 
-def cpu_session(bundle: Bundle, threads: int) -> Any:
-    """A plain ONNX Runtime session on the CPU, as a user would make it: what the server is compared with.
+def cpu_session(bundle: Bundle, threads: int, file: str = GRAPH_NAME) -> Any:
+    """A plain ONNX Runtime session on the CPU, as a user would make it: what the server is compared with, too.
+
+    Args:
+        file: which of the bundle's graphs.
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph.
     """
-    return _session(bundle, threads, [_NAMES["cpu"]])
+    return _session(bundle, threads, [_NAMES["cpu"]], file)
 
 
-def _session(bundle: Bundle, threads: int, providers: list[Any]) -> Any:
+def _session(bundle: Bundle, threads: int, providers: list[Any], file: str = GRAPH_NAME) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -173,10 +176,15 @@ def _session(bundle: Bundle, threads: int, providers: list[Any]) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         # No fallback of ONNX Runtime's own, which would print to standard output.
-        return onnxruntime.InferenceSession(bundle.graph, options, providers=providers, enable_fallback=0)
+        if file != GRAPH_NAME:
+            # Weights that another graph shares with the policy's lie in that one's file.
+            weights = bundle.files[GRAPH_NAME]
+            options.add_external_initializers_from_files_in_memory([GRAPH_NAME], [weights], [len(weights)])
+        return onnxruntime.InferenceSession(bundle.files[file], options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no public base class
         reason = str(error).splitlines()[0]
-        raise BundleError(f"{bundle.spec.name}: ONNX Runtime cannot load the graph ({reason})") from None
+        what = "the graph" if file == GRAPH_NAME else file
+        raise BundleError(f"{bundle.spec.name}: ONNX Runtime cannot load {what} ({reason})") from None
 
 
 def _request(providers: Sequence[ProviderChoice]) -> _Request:

@@ -13,15 +13,13 @@ import structlog
 from chunkcast.server.answer import FAILED, action_chunk
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
 from chunkcast.server.errors import ObservationRejected, Overloaded, UnknownPolicy
+from chunkcast.server.health.outcomes import OTHER_TASK
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
 from chunkcast.server.statistics import ServerStatistics
 from chunkcast.server.stream import RobotStream, StreamEnded
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
-
-OTHER_TASK = "other"
-"""Reported tasks that the policy does not know are counted together: clients do not choose metric labels."""
 
 OPEN_SECONDS = 10.0
 """A client that connects and says nothing holds a place that a robot may need."""
@@ -145,9 +143,12 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             names = ", ".join(pb.EpisodeOutcome.keys()[1:])
             message = f"outcome {int(request.outcome)} is unknown, expected one of {names}"
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
+        await _check_robot_id(request.robot_id, context)
         known = any(request.task == instruction.text for instruction in version.spec.instructions)
         outcome = pb.EpisodeOutcome.Name(request.outcome).removeprefix("EPISODE_OUTCOME_").lower()
-        version.statistics.episodes[request.task if known else OTHER_TASK, outcome] += 1
+        task = request.task if known else OTHER_TASK
+        version.statistics.episodes[task, outcome] += 1
+        version.statistics.outcomes.report(task, outcome, request.steps, request.robot_id)
         return pb.ReportEpisodeResponse()
 
     async def _predict(self, version: PolicyVersion, observations: list[pb.Observation]) -> pb.ActionChunk:
@@ -200,10 +201,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         if first.WhichOneof("request") != "open":
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the first request must open the stream")
         opening: pb.OpenStream = first.open
-        # It goes to the log, where control characters could pretend to be other lines.
-        if len(opening.robot_id) > MAX_IDENTIFIER_LENGTH or not (opening.robot_id or "-").isprintable():
-            message = f"robot_id must be printable and at most {MAX_IDENTIFIER_LENGTH} characters long"
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
+        await _check_robot_id(opening.robot_id, context)
         return opening
 
     async def _find(self, name: str, version: str, context: Context) -> PolicyVersion:
@@ -212,6 +210,13 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             return self._policies.find(name, version)
         except UnknownPolicy as unknown:
             await _abort(context, grpc.StatusCode.NOT_FOUND, str(unknown))
+
+
+async def _check_robot_id(robot_id: str, context: Context) -> None:
+    """It goes to the log, where control characters could pretend to be other lines, and to the status page."""
+    if len(robot_id) > MAX_IDENTIFIER_LENGTH or not (robot_id or "-").isprintable():
+        message = f"robot_id must be printable and at most {MAX_IDENTIFIER_LENGTH} characters long"
+        await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 async def _abort_overloaded(context: Context, message: str, retry_after: float) -> NoReturn:

@@ -38,6 +38,11 @@ class Session:
         self._instruction = ""
         self._history: deque[tuple[int, Tensors]] = deque(maxlen=spec.observation_steps)
 
+    @property
+    def instruction(self) -> str:
+        """Of the last observation accepted."""
+        return self._instruction
+
     def adopt(self, spec: pb.PolicySpec) -> None:
         """Go on under another version of the policy, of the same contract; the episode and its history stand."""
         self._spec = spec

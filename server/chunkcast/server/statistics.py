@@ -1,16 +1,17 @@
 """What the server counts, as plain objects. Who publishes them, and in which format, is not known here.
 
-All of it is written by the event loop's thread. A reader on another thread may see a count without the sum that
-belongs to it, for one scrape; counts never go back.
+Health is written by its monitor's thread, all else by the event loop's. A reader on another thread may see a count
+without the sum that belongs to it, for one scrape; counts never go back.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from chunkcast.server.health.outcomes import Outcomes
+from chunkcast.server.health.statistics import HealthStatistics
+from chunkcast.server.histogram import Histogram
 from chunkcast.v1 import policy_pb2 as pb
 
 LATENCY_BOUNDS: tuple[float, ...] = (
@@ -24,29 +25,11 @@ STAGES: tuple[str, ...] = ("queue", "preprocess", "inference", "postprocess", "t
 """The stages of a chunk, named as in StageTimings."""
 
 
-@dataclass
-class Histogram:
-    """Counts of values at or below each bound, and above the last (Prometheus' ``le`` buckets, not cumulative)."""
-
-    bounds: tuple[float, ...] = LATENCY_BOUNDS
-    counts: list[int] = field(default_factory=list)
-    total: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Begin at zero."""
-        self.counts = [0] * (len(self.bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-
 class PolicyStatistics:
     """What is counted of one policy."""
 
     def __init__(self) -> None:
-        self.latency = {stage: Histogram() for stage in STAGES}
+        self.latency = {stage: Histogram(LATENCY_BOUNDS) for stage in STAGES}
         self.batch_size = Histogram(BATCH_BOUNDS)
         self.chunks: Counter[str] = Counter(ok=0)
         """By outcome: ``ok``, or the error code's name in lower case."""
@@ -55,7 +38,10 @@ class PolicyStatistics:
         self.waiting: Callable[[], int] = lambda: 0
         """Observations in the queue now."""
         self.episodes: Counter[tuple[str, str]] = Counter()
-        """By task and outcome."""
+        """By task and outcome, since the start."""
+        self.outcomes = Outcomes()
+        """The last ones of the promoted version."""
+        self.health = HealthStatistics()
 
     def chunk_sent(self, timings: pb.StageTimings) -> None:
         """Count a chunk that was sent."""

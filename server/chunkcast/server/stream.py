@@ -17,6 +17,8 @@ import structlog
 from chunkcast.server.answer import FAILED, action_chunk, observation_error
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
 from chunkcast.server.errors import ObservationRejected, Overloaded
+from chunkcast.server.health.monitor import HealthMonitor, StreamHealth
+from chunkcast.server.health.scorer import Sample
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
 from chunkcast.server.statistics import ServerStatistics
@@ -64,6 +66,8 @@ class RobotStream:
         self._context, self._policies, self._version, self._pinned = context, policies, version, pinned
         self._statistics, self._log = statistics, stream_log
         self._session = Session(version.spec)
+        self._monitor: HealthMonitor | None = None
+        self._health: StreamHealth | None = None
         self._places: deque[_Place] = deque()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
@@ -133,15 +137,23 @@ class RobotStream:
                     pb.ERROR_CODE_BAD_REQUEST, "expected an observation; the stream is open already"
                 )
             self._follow_promotions()
+            self._follow_monitor()
             self._session.accept(observation)
             if observation.history_only:
                 return
             inputs = self._session.graph_inputs(observation)
             self._places.append(place)
-            version, prepared = self._version, time.perf_counter()
+            version, health, prepared = self._version, self._health, time.perf_counter()
+            instruction = self._session.instruction
 
             def answer(outcome: Outcome) -> None:
                 place.response = self._response(version, observation, outcome, prepared - arrived)
+                if health and isinstance(outcome, Computed) and place.response.WhichOneof("response") == "chunk":
+                    judged = health.latest(observation.episode_id)
+                    if judged:
+                        place.response.chunk.health.CopyFrom(judged)
+                    episode, step = observation.episode_id, observation.step
+                    health.offer(Sample(episode, step, instruction, inputs, outcome.actions))
                 self._changed.set()
 
             version.batcher.submit(
@@ -168,6 +180,12 @@ class RobotStream:
             current.batcher.join()
             self._version = current
             self._session.adopt(current.spec)
+
+    def _follow_monitor(self) -> None:
+        """Another version, or a bundle that was loaded again with other thresholds, has a monitor of its own."""
+        if self._monitor is not self._version.monitor:
+            self._monitor = self._version.monitor
+            self._health = self._monitor.stream() if self._monitor else None
 
     def _refuse(self, place: _Place, observation: pb.Observation, refused: ObservationRejected | Overloaded) -> None:
         code = refused.code if isinstance(refused, ObservationRejected) else pb.ERROR_CODE_OVERLOADED

@@ -85,6 +85,10 @@ class DiffusionPolicy(nn.Module):
         normalized = normalized.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
         return torch.cat([normalized.flatten(1), instruction], dim=-1)
 
+    def embed(self, condition: torch.Tensor) -> torch.Tensor:
+        """The encoder's embedding ``[B, W]`` of a condition ``[B, C]``: what the denoiser makes of the observation."""
+        return cast(torch.Tensor, self.denoiser.condition(condition))
+
     def normalize_actions(self, actions: torch.Tensor) -> torch.Tensor:
         """Physical units to [-1, 1]."""
         return 2.0 * (actions - self.action_low) / (self.action_high - self.action_low) - 1.0

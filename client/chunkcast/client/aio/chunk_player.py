@@ -14,7 +14,8 @@ from chunkcast.client.aio.action_stream import AsyncActionStream
 from chunkcast.client.aio.policy_client import AsyncPolicyClient
 from chunkcast.client.chunk_player import ControlRate, EpisodeSummary
 from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyOverloaded, PolicyUnavailable, RobotMismatch
-from chunkcast.client.playback import Playback, PlaybackConfig
+from chunkcast.client.playback import Playback
+from chunkcast.client.playback_config import PlaybackConfig
 from chunkcast.client.reconnect import Backoff, require_same_contract
 from chunkcast.client.robot import Robot
 from chunkcast.client.wire import ActionChunk, Observation

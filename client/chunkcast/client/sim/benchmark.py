@@ -109,6 +109,33 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "chunks": sum(len(result.chunk_seconds) for result in results),
         "chunk_latency_ms": latency([second for result in results for second in result.chunk_seconds]),
         "inference_ms": latency([second for result in results for second in result.inference_seconds]),
+        "health": _health(results),
+        "each_episode": [
+            {
+                "task": result.task,
+                "seed": result.seed,
+                "success": result.success,
+                "steps": result.steps,
+                "health": result.health.as_json(),
+            }
+            for result in results
+        ],
+    }
+
+
+def _health(results: Sequence[EpisodeResult]) -> dict[str, Any] | None:
+    """How many episodes the server called unhealthy, by what came of them; ``None`` if it judged none."""
+    if not any(result.health.judged for result in results):
+        return None
+    return {
+        name: {
+            "episodes": len(group),
+            "flagged": sum(result.health.flagged_at is not None for result in group),
+        }
+        for name, group in (
+            ("successes", [result for result in results if result.success]),
+            ("failures", [result for result in results if not result.success]),
+        )
     }
 
 

@@ -61,14 +61,22 @@ class SimConfig:
     play meanwhile are sent along for the policy to continue."""
     workers: int = os.cpu_count() or 1
     """Parallel processes, each a robot with its own stream."""
+    fault: str = ""
+    """NAME[:SIZE][@TICK] of a fault of the robot, to see what the server's health says of it: sensor-bias,
+    sensor-noise, frozen, swapped, wrong-task, action-scale, delay, gripper-stuck, object-moved."""
     json: Path | None = None
     """File for everything measured."""
+    trace: Path | None = None
+    """Folder for every episode's observations and chunks, as NumPy files: what health statistics are made of."""
     video: Path | None = None
     """Folder for films of each task's first episodes."""
     video_episodes: int = 1
     """Episodes of each task to film."""
     video_format: Literal["mp4", "gif"] = "mp4"
     """Of the films."""
+    health_share: float | None = None
+    """Of the private server (chunkcast-serve --health-share); a simulation runs faster than its robot would, so it
+    takes 1 to judge every chunk."""
     metrics: bool = False
     """Also print some of the private server's Prometheus metrics."""
 
@@ -78,6 +86,8 @@ class SimConfig:
             raise BadFlag("give either --server HOST:PORT or --bundle DIR")
         if self.metrics and self.bundle is None:
             raise BadFlag("--metrics goes with --bundle; a running server has its own page")
+        if self.health_share is not None and self.bundle is None:
+            raise BadFlag("--health-share goes with --bundle; it is a flag of chunkcast-serve")
         if self.episodes < 1 or self.workers < 1:
             raise BadFlag(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
         if not 0 <= self.seed <= MAX_SEED:
@@ -130,7 +140,7 @@ def _run(config: SimConfig) -> None:
     from chunkcast.client.private_server import private_server
 
     # A long measurement must not be lost for want of a place to write it.
-    for folder in (config.video, config.json and config.json.parent):
+    for folder in (config.video, config.trace, config.json and config.json.parent):
         _require_writable(folder)
     if config.json and config.json.is_dir():
         raise BadFlag(f"--json is {config.json}, a folder; expected a file")
@@ -140,7 +150,8 @@ def _run(config: SimConfig) -> None:
 
             choose_gl()
         if config.bundle:
-            with private_server(config.bundle) as server:
+            flags = () if config.health_share is None else ("--health-share", str(config.health_share))
+            with private_server(config.bundle, *flags) as server:
                 sim_command(config, server.address)
                 if config.metrics:
                     from chunkcast.client.sim.report import print_metrics
@@ -227,6 +238,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         "execute_steps": config.execute_steps or spec.action.execute_steps,
         "delay_ticks": config.delay_ticks,
         "overlap": config.overlap,
+        "fault": config.fault or None,
         "first_seed": config.seed,
         "last_seed": config.seed + config.episodes - 1,
         "seeds_seen_in_training": seeds_seen,
@@ -246,7 +258,12 @@ def sim_command(config: SimConfig, target: str) -> None:
 
 def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
     from chunkcast.client.sim.episode import EpisodeJob
+    from chunkcast.client.sim.faults import UnknownFault, parse_fault
 
+    try:
+        fault = parse_fault(config.fault) if config.fault else None
+    except UnknownFault as error:
+        raise BadFlag(str(error)) from None
     known = [instruction.text for instruction in spec.instructions]
     # A task named twice would count its episodes twice.
     tasks = list(dict.fromkeys(task.strip() for task in config.tasks.split(",") if task.strip())) or known
@@ -260,7 +277,9 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
         EpisodeJob(
             task,
             config.seed + i,
-            _video_file(config, task, i),
+            fault=fault,
+            video=_video_file(config, task, i),
+            trace=config.trace / f"{task}-{config.seed + i}.npz" if config.trace else None,
         )
         for task in tasks
         for i in range(config.episodes)

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from chunkcast.client import ActionChunk, ChunkPlayer, PlaybackConfig, PolicyClient
+from chunkcast.client.sim.episode_health import EpisodeHealth, episode_health
+from chunkcast.client.sim.faults import Fault, FaultyRobot
 from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
+from chunkcast.client.sim.trace import Trace
 
 CONNECT_SECONDS = 10.0
 CHUNK_SECONDS = 30.0
@@ -29,12 +32,16 @@ class EpisodeJob:
 
     Attributes:
         task, seed: name the episode.
-        video: file to write, or ``None``.
+        fault: what is wrong with the robot, or ``None``.
+        video: film to write, or ``None``.
+        trace: file for every observation that was sent and the chunk that came back, or ``None``.
     """
 
     task: str
     seed: int
+    fault: Fault | None = None
     video: Path | None = None
+    trace: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class EpisodeResult:
         other_jumps: the same at all other ticks: how much the policy's actions change anyway.
         chunk_seconds: what each chunk took, as the robot saw it.
         inference_seconds: what the server's session took of that.
+        health: how the server judged it.
     """
 
     task: str
@@ -59,6 +67,7 @@ class EpisodeResult:
     other_jumps: list[float]
     chunk_seconds: list[float]
     inference_seconds: list[float]
+    health: EpisodeHealth
 
 
 class SimulatedRobot:
@@ -84,24 +93,32 @@ class SimulatedRobot:
             timeout=CHUNK_SECONDS,
             on_chunk=self._count,
         )
+        self._known_instructions = [each.text for each in self._player.spec.instructions]
 
     def play(self, job: EpisodeJob) -> EpisodeResult:
         """Play one episode and report its outcome to the server."""
         robot = _environment(job.task)
         robot.begin_episode(job.seed)
+        faulty = FaultyRobot(robot, job.fault, job.seed) if job.fault else None
+        instruction = faulty.instruction(job.task, self._known_instructions) if faulty else job.task
+        arm = faulty or robot
+        trace = Trace() if job.trace else None
         self._chunks.clear()
         self._seconds.clear()
         # The same seed for the simulation and the sampler: the whole episode follows from its seed.
         episode_id = self._player.begin_episode(
-            job.task, episode_id=f"{job.task}/{job.seed}/{os.urandom(4).hex()}", noise_seed=job.seed
+            instruction, episode_id=f"{job.task}/{job.seed}/{os.urandom(4).hex()}", noise_seed=job.seed
         )
         frames = []
         border_jumps: list[float] = []
         other_jumps: list[float] = []
         last = None
         while not robot.done:
-            action = self._player.next_action(robot.observe())
-            robot.act(action)
+            observation = arm.observe()
+            action = self._player.next_action(observation)
+            if trace is not None:
+                trace.add(observation, robot.steps, self._chunks)
+            arm.act(action)
             if last is not None:
                 jumps = border_jumps if self._player.at_border else other_jumps
                 jumps.append(float(np.linalg.norm(action - last)))
@@ -116,6 +133,8 @@ class SimulatedRobot:
             outcome="success" if robot.success else "failure",
             steps=robot.steps,
         )
+        if trace is not None and job.trace:
+            trace.write(job.trace, instruction=instruction, success=robot.success)
         if job.video:
             from chunkcast.client.sim.video import write_video
 
@@ -129,6 +148,7 @@ class SimulatedRobot:
             other_jumps,
             list(self._seconds),
             [chunk.inference_seconds for chunk in self._chunks],
+            episode_health(self._chunks),
         )
 
     def _count(self, chunk: ActionChunk, seconds: float) -> None:

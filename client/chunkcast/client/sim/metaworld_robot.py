@@ -16,6 +16,12 @@ MAX_EPISODE_STEPS = 500
 """MetaWorld's own limit; a step beyond it raises."""
 CAMERA = "corner2"
 
+Observed = Mapping[str, npt.NDArray[Any]]
+"""One array for each observation entry."""
+
+ROBOT_ROOT = "base"
+"""The body that the arm stands on: whatever else can move is an object."""
+
 
 class MetaWorldRobot:
     """Satisfies ``chunkcast.client.Robot``.
@@ -52,7 +58,7 @@ class MetaWorldRobot:
         """Solved, or out of time."""
         return self.success or self.steps >= MAX_EPISODE_STEPS
 
-    def observe(self) -> Mapping[str, npt.NDArray[Any]]:
+    def observe(self) -> Observed:
         """MetaWorld's 39 numbers: hand, gripper and objects at this tick and the one before, and the goal."""
         return {STATE_KEY: self._observation.astype(np.float32)}
 
@@ -64,6 +70,28 @@ class MetaWorldRobot:
 
     def safe_stop(self) -> None:
         """Nothing moves between ticks of a simulation."""
+
+    def push_object(self, displacement: npt.NDArray[np.float64]) -> None:
+        """Put whatever the arm can move (a puck, or a drawer with its cabinet) elsewhere, as a bystander would.
+
+        Args:
+            displacement: ``[2]``, metres, x and y.
+        """
+        import mujoco
+
+        model, data = self._environment.model, self._environment.data
+        robot = model.body(ROBOT_ROOT).id
+        for joint in range(model.njnt):
+            root = model.body_rootid[model.jnt_bodyid[joint]]
+            if root == robot:
+                continue
+            if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
+                first = model.jnt_qposadr[joint]
+                data.qpos[first : first + 2] += displacement
+            else:
+                # An episode's reset writes the body's place anew.
+                model.body_pos[root][:2] += displacement
+        mujoco.mj_forward(model, data)
 
     def render(self, size: int) -> npt.NDArray[np.uint8]:
         """A picture, uint8 ``[size, size, 3]``, from the camera of the published MetaWorld protocols.

@@ -52,6 +52,14 @@ def print_report(summary: dict[str, Any]) -> None:
         f"p99 {chunk['p99']:.2f}; inference p50 {inference['p50']:.2f} ms; {summary['seconds']:.0f} s in all",
         highlight=False,
     )
+    _print_health(console, summary["health"])
+
+
+def _print_health(console: Console, health: dict[str, Any] | None) -> None:
+    if health is None:
+        return
+    parts = [f"{facts['flagged']} of {facts['episodes']} {name}" for name, facts in health.items() if facts["episodes"]]
+    console.print(f"called unhealthy by the server while they were played: {', '.join(parts)}", highlight=False)
 
 
 def print_metrics(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Writes a bundle: ``policy.onnx`` and ``policy.json``, a PolicySpec that names the hash of every other file."""
+"""Writes a bundle: graphs, health reference, and ``policy.json``, a PolicySpec that names every other file's hash."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf import json_format
 
 from chunkcast.training.errors import ExportError
 from chunkcast.training.files import write_text
+from chunkcast.v1 import health_pb2 as pb_health
 from chunkcast.v1 import policy_pb2 as pb
 
 GRAPH_NAME = "policy.onnx"
+HEALTH_GRAPH_NAME = "health.onnx"
+HEALTH_REFERENCE_NAME = "health.binpb"
 SPEC_NAME = "policy.json"
 
 
-def write_bundle(folder: Path, graph: bytes, spec: pb.PolicySpec, *, overwrite: bool) -> None:
+def write_bundle(
+    folder: Path, graph: bytes, spec: pb.PolicySpec, *, overwrite: bool, health_graph: bytes | None = None
+) -> None:
     """Write the bundle aside, then rename it to ``folder``.
 
     Args:
         folder: must not exist, or be a bundle with ``overwrite``. A README.md in it is kept.
         graph: the serialised ONNX model.
         spec: completed here with ``files`` and, if empty, ``version``.
+        health_graph: the serialised second model, if there is one.
 
     Raises:
         ExportError: the folder exists and may not be replaced.
@@ -36,15 +42,42 @@ def write_bundle(folder: Path, graph: bytes, spec: pb.PolicySpec, *, overwrite: 
             raise ExportError(f"{folder} exists; pass --overwrite to replace it, or choose another --out")
         if not (folder / SPEC_NAME).is_file():
             raise ExportError(f"{folder} exists and is not a bundle (no {SPEC_NAME}); choose another --out")
-    sha256 = hashlib.sha256(graph).hexdigest()
-    spec.version = spec.version or sha256[:12]
+    spec.version = spec.version or hashlib.sha256(graph).hexdigest()[:12]
+    _write_files(folder, {GRAPH_NAME: graph} | ({HEALTH_GRAPH_NAME: health_graph} if health_graph else {}), spec)
+
+
+def write_serving_health(bundle: Path, reference: pb_health.HealthReference, health: pb.ServingHealth | None) -> None:
+    """Put what health signals are measured against into a bundle, in place of what is there.
+
+    The graph, and with it the policy's version, stay as they are. Written aside, then renamed.
+
+    Args:
+        reference: of every instruction.
+        health: the thresholds, or ``None`` while they are not known yet.
+
+    Raises:
+        ExportError: the folder is no bundle.
+    """
+    spec = read_spec(bundle)
+    spec.ClearField("serving_health")
+    if health is not None:
+        spec.serving_health.CopyFrom(health)
+    files = {file.path: (bundle / file.path).read_bytes() for file in spec.files}
+    files[HEALTH_REFERENCE_NAME] = reference.SerializeToString(deterministic=True)
+    _write_files(bundle, files, spec)
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes], spec: pb.PolicySpec) -> None:
+    """Make ``folder`` a bundle of ``files``, which ``spec`` is to name, in one rename."""
     del spec.files[:]
-    spec.files.add(path=GRAPH_NAME, sha256=sha256, size_bytes=len(graph))
+    for name, content in files.items():
+        spec.files.add(path=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         aside.chmod(0o755)
-        (aside / GRAPH_NAME).write_bytes(graph)
+        for name, content in files.items():
+            (aside / name).write_bytes(content)
         (aside / SPEC_NAME).write_text(spec_json(spec), encoding="utf-8")
         if folder.exists():
             if (folder / "README.md").is_file():

@@ -99,16 +99,24 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
     if config.max_committed_steps:
         example += [torch.zeros(2, config.horizon, config.action_size), torch.zeros(2, dtype=torch.int64)]
         input_names += [PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT]
+    model = traced_graph(DdimGraph(policy, scheduler).eval(), tuple(example), input_names, [ACTIONS_OUTPUT])
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def traced_graph(
+    module: nn.Module, example: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
+) -> Any:
+    """``module`` as an ONNX ModelProto, its first axis dynamic, without a trace of where it was made."""
     batch = torch.export.Dim("batch")
     # The exporter warns of its own use of deprecated functions, and logs that torchvision is absent.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            DdimGraph(policy, scheduler).eval(),
-            tuple(example),
+            module,
+            example,
             input_names=input_names,
-            output_names=[ACTIONS_OUTPUT],
+            output_names=output_names,
             dynamic_shapes=tuple({0: batch} for _ in example),
             dynamo=True,
             optimize=True,
@@ -117,7 +125,7 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
     assert program is not None
     model = program.model_proto
     _strip_metadata(model)
-    return bytes(model.SerializeToString(deterministic=True))
+    return model
 
 
 def _strip_metadata(model: Any) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
-from chunkcast.training.export.bundle_writer import write_bundle
+from chunkcast.training.export.bundle_writer import GRAPH_NAME, write_bundle
 from chunkcast.training.export.ddim_graph import onnx_graph
+from chunkcast.training.export.health_graph import health_graph
 from chunkcast.training.export.parity import verify_parity
 from chunkcast.training.export.specification import policy_spec
-from chunkcast.training.policy import sampling_scheduler
+from chunkcast.training.policy import sampling_scheduler, training_noise_scheduler
 from chunkcast.v1 import policy_pb2 as pb
 
 
@@ -69,6 +70,8 @@ def export_bundle(
     graph = onnx_graph(policy, scheduler)
     on_stage("comparing with torch")
     parity = verify_parity(graph, policy, scheduler)
+    on_stage("exporting the health graph")
+    second = health_graph(policy, training_noise_scheduler(checkpoint.policy_config), graph, GRAPH_NAME)
     spec = policy_spec(
         checkpoint,
         hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -78,5 +81,5 @@ def export_bundle(
         parity=parity,
     )
     spec.version = version
-    write_bundle(out, graph, spec, overwrite=overwrite)
+    write_bundle(out, graph, spec, overwrite=overwrite, health_graph=second)
     return Exported(spec, checkpoint.progress.epoch, parity, len(graph))

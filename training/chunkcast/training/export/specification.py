@@ -118,4 +118,12 @@ def _training_facts(checkpoint: Checkpoint) -> pb.TrainingFacts:
         validation_action_mse_by_task=record["validation_action_mse_by_task"],
         validation_action_variance=record["validation_action_variance"],
         findings=[finding_message(finding) for finding in judge(curve, run_settings(run))],
+        loss_curve=[
+            pb.EpochLosses(
+                epoch=epoch["epoch"],
+                train_noise_mse=epoch["train_noise_mse"],
+                validation_noise_mse=epoch["validation_noise_mse"],
+            )
+            for epoch in run["history"]
+        ],
     )

@@ -23,6 +23,9 @@ from chunkcast.training.files import write_json
 CALIBRATION_SEED = 600_000
 """First episode seed: neither of demonstrations (from 0), nor of choices (500,000), nor of evaluations (1,000,000)."""
 
+MONITOR_SEED = 650_000
+"""First seed of the episodes that serving health is measured against; of none of those either."""
+
 STOP_SECONDS = 15.0
 """For an interrupted simulation to end its workers and its server."""
 
@@ -60,8 +63,8 @@ class Rollouts:
         write_json(kept, {**key, "summary": summary})
         return summary
 
-    def play_bundle(self, bundle: Path) -> dict[str, Any]:
-        """Serve and play ``bundle``; what ``chunkcast-sim --json`` writes.
+    def play_bundle(self, bundle: Path, *arguments: str) -> dict[str, Any]:
+        """Serve and play ``bundle``, with further ``arguments`` to ``chunkcast-sim``; what its ``--json`` writes.
 
         Raises:
             TrainingError: it cannot be played.
@@ -70,6 +73,7 @@ class Rollouts:
             file = Path(folder) / "summary.json"
             command = [sys.executable, "-m", "chunkcast.client.sim.cli", "--bundle", str(bundle), "--json", str(file)]
             command += ["--episodes", str(self.episodes), "--seed", str(self.seed), "--workers", str(self.workers)]
+            command += arguments
             # A session of its own: Ctrl-C reaches this program, which then ends the other and all that it started.
             process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chunkcast.training.health.findings import Finding
+from chunkcast.v1 import policy_pb2 as pb
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -87,6 +88,28 @@ def print_expectations(expected: list[dict[str, Any]]) -> None:
         interval = f"{each['low']:.1%} - {each['high']:.1%}"
         table.add_row(escape(each["task"] or "all"), each["source"], f"{each['ratio']:.1%}", interval)
     _console().print(table)
+
+
+def print_thresholds(health: pb.ServingHealth) -> None:
+    """What a bundle's episodes will be judged by."""
+    tasks = list(dict.fromkeys(each.task for each in health.thresholds))
+    thresholds = {(each.signal, each.task): each.threshold for each in health.thresholds}
+    table = Table(title="thresholds of the health signals", title_justify="left")
+    table.add_column("signal")
+    for task in tasks:
+        table.add_column(escape(task or "all"), justify="right")
+    for signal in sorted({each.signal for each in health.thresholds}):
+        name = pb.HealthSignal.Name(signal).removeprefix("HEALTH_SIGNAL_").lower()
+        table.add_row(
+            name, *(f"{thresholds[signal, task]:.3g}" if (signal, task) in thresholds else "" for task in tasks)
+        )
+    console = _console()
+    console.print(table)
+    console.print(
+        f"{health.reference_episodes} successful episodes to be like, {health.episodes} others to tell how unlike "
+        f"healthy ones may be; at most {health.false_alarm_rate:.0%} of healthy episodes will be called unhealthy",
+        highlight=False,
+    )
 
 
 def _console() -> Console:

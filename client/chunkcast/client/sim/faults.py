@@ -1,0 +1,184 @@
+"""Faults of a simulated robot, to learn which of them a server's health tells: ``chunkcast-sim --fault NAME[:SIZE]``.
+
+A fault stands between the environment and the policy: it changes what is observed, what is executed, or the scene
+itself, from its first tick on until the episode's end. Whatever is drawn follows from the episode's seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkcast.client.sim.metaworld_robot import MetaWorldRobot, Observed
+
+ONE_TICK = 18
+"""Entries of MetaWorld's observation that describe a tick; the tick before follows, then the goal."""
+HAND, GRIPPER, OBJECT = slice(0, 3), 3, slice(4, 7)
+ACTION_GRIPPER = 3
+OPEN = -1.0
+"""The gripper action that opens."""
+FAULT_SEED = 7_919
+"""Keeps a fault's draws apart from the environment's, which follow from the same episode seed."""
+
+
+class UnknownFault(ValueError):
+    """No such fault, or not of this size; the message says what there is."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault as it was asked for.
+
+    Attributes:
+        name: one of ``FAULTS``.
+        size: in the unit that ``FAULTS`` says.
+        from_tick: the first control tick at which it is there.
+    """
+
+    name: str
+    size: float
+    from_tick: int
+
+
+@dataclass(frozen=True)
+class FaultKind:
+    """What ``--fault`` offers under a name.
+
+    Attributes:
+        size: by default.
+        unit: of the size; empty where it has none.
+        most: the largest size that makes sense.
+        from_tick: by default; 0 is a fault that is there from the beginning.
+        meaning: one line.
+    """
+
+    size: float
+    unit: str
+    most: float
+    from_tick: int
+    meaning: str
+
+
+FAULTS: dict[str, FaultKind] = {
+    "sensor-bias": FaultKind(0.06, "m", 1.0, 0, "the object's position is off by a constant, in a random direction"),
+    "sensor-noise": FaultKind(0.03, "m", 1.0, 0, "white noise on every position, its standard deviation"),
+    "frozen": FaultKind(0.0, "", 0.0, 15, "the observation stands still"),
+    "swapped": FaultKind(0.0, "", 0.0, 0, "the x and y entries of hand and object change places"),
+    "wrong-task": FaultKind(0.0, "", 0.0, 0, "the policy is told another of its instructions"),
+    "action-scale": FaultKind(0.25, "1", 10.0, 0, "the arm moves by this share of what it is told"),
+    "delay": FaultKind(12.0, "ticks", 100.0, 0, "an action is executed so many ticks after its time"),
+    "gripper-stuck": FaultKind(0.0, "", 0.0, 0, "the gripper stays open"),
+    "object-moved": FaultKind(0.12, "m", 1.0, 20, "something moves the object, in a random horizontal direction"),
+}
+
+
+def parse_fault(text: str) -> Fault:
+    """``NAME``, ``NAME:SIZE`` or ``NAME:SIZE@TICK`` as a fault.
+
+    Raises:
+        UnknownFault: there is no such one, or the size or tick is no number within its range.
+    """
+    name_and_size, _, tick = text.partition("@")
+    name, _, size = name_and_size.partition(":")
+    kind = FAULTS.get(name)
+    if kind is None:
+        raise UnknownFault(f"--fault is {text!r}, expected NAME[:SIZE][@TICK] with one of {', '.join(FAULTS)}")
+    try:
+        value = float(size) if size else kind.size
+    except ValueError:
+        value = math.nan
+    if size and not kind.unit:
+        raise UnknownFault(f"--fault {text!r}: {name} has no size; expected {name}[@TICK]")
+    if not 0.0 <= value <= kind.most:
+        raise UnknownFault(f"--fault {text!r}: the size is {size!r}, expected 0 to {kind.most:g} {kind.unit}")
+    if tick and not tick.isdecimal():
+        raise UnknownFault(f"--fault {text!r}: the first tick is {tick!r}, expected a whole number, 0 or more")
+    return Fault(name, value, int(tick) if tick else kind.from_tick)
+
+
+class FaultyRobot:
+    """A MetaWorld robot with a fault; satisfies ``chunkcast.client.Robot``.
+
+    Args:
+        robot: whose fault it is.
+        fault: what is wrong with it.
+        seed: the episode's.
+    """
+
+    def __init__(self, robot: MetaWorldRobot, fault: Fault, seed: int) -> None:
+        self._robot, self._fault = robot, fault
+        self._generator = np.random.default_rng([FAULT_SEED, seed])
+        direction = self._generator.standard_normal(3)
+        self._bias = fault.size * direction / np.linalg.norm(direction)
+        angle = self._generator.uniform(0.0, 2.0 * math.pi)
+        self._push = fault.size * np.array([math.cos(angle), math.sin(angle)])
+        self._frozen: Observed | None = None
+        self._late: deque[npt.NDArray[np.float32]] = deque()
+
+    def instruction(self, task: str, known: Sequence[str]) -> str:
+        """What the policy is told to do, where ``task`` is to be done."""
+        others = [each for each in known if each != task]
+        if self._fault.name != "wrong-task" or not others:
+            return task
+        return others[int(self._generator.integers(len(others)))]
+
+    @property
+    def _present(self) -> bool:
+        return self._robot.steps >= self._fault.from_tick
+
+    def observe(self) -> Observed:
+        """What the policy is told of the scene."""
+        observed = self._robot.observe()
+        if not self._present:
+            return observed
+        if self._fault.name == "frozen":
+            self._frozen = self._frozen or observed
+            return self._frozen
+        change = {"sensor-bias": self._biased, "sensor-noise": self._noisy, "swapped": _swapped}.get(self._fault.name)
+        return {key: change(array.copy()) if change else array for key, array in observed.items()}
+
+    def act(self, action: npt.NDArray[np.float32]) -> None:
+        """Execute what the fault makes of ``action``."""
+        if self._present:
+            match self._fault.name:
+                case "action-scale":
+                    action = action.copy()
+                    action[:ACTION_GRIPPER] *= np.float32(self._fault.size)
+                case "gripper-stuck":
+                    action = action.copy()
+                    action[ACTION_GRIPPER] = OPEN
+                case "object-moved" if self._robot.steps == self._fault.from_tick:
+                    self._robot.push_object(self._push)
+                case "delay":
+                    self._late.append(action)
+                    # Until the first action is due the arm rests.
+                    action = self._late.popleft() if len(self._late) > self._fault.size else np.zeros_like(action)
+        self._robot.act(action)
+
+    def safe_stop(self) -> None:
+        """As the robot's own."""
+        self._robot.safe_stop()
+
+    def _biased(self, state: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        for tick in (0, ONE_TICK):
+            state[tick + OBJECT.start : tick + OBJECT.stop] += self._bias.astype(state.dtype)
+        return state
+
+    def _noisy(self, state: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        for tick in (0, ONE_TICK):
+            for part in (HAND, OBJECT):
+                noise = self._fault.size * self._generator.standard_normal(3)
+                state[tick + part.start : tick + part.stop] += noise.astype(state.dtype)
+        return state
+
+
+def _swapped(state: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    for first in (0, OBJECT.start, ONE_TICK, ONE_TICK + OBJECT.start):
+        state[[first, first + 1]] = state[[first + 1, first]]
+    return state

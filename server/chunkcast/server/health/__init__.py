@@ -1,0 +1,1 @@
+"""Model health while serving: is the policy in its element? Judged beside serving, on a thread with a bounded share."""

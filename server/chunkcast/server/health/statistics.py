@@ -1,0 +1,47 @@
+"""What is counted of a policy's health while it serves, as plain objects."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from chunkcast.server.histogram import Histogram
+from chunkcast.v1 import policy_pb2 as pb
+
+RATIO_BOUNDS: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
+"""Of a score to its threshold: up to 1 is healthy."""
+
+LOSS_BOUNDS: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+def signal_word(signal: pb.HealthSignal.ValueType) -> str:
+    """A signal's name in lower case, such as ``novelty``."""
+    return pb.HealthSignal.Name(signal).removeprefix("HEALTH_SIGNAL_").lower()
+
+
+class HealthStatistics:
+    """Written by the monitor's thread, but for ``skipped``, which the event loop counts."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter(healthy=0, unhealthy=0)
+        """Judged chunks; only those with a threshold to judge by."""
+        self.ratios: dict[str, Histogram] = {}
+        """By signal: its score over its threshold."""
+        self.latest: dict[str, float] = {}
+        """By signal: the ratio that was counted last."""
+        self.denoising_loss = Histogram(LOSS_BOUNDS)
+        self.skipped = 0
+        """Chunks that were replaced by a newer one of their stream before they were judged."""
+        self.busy_seconds = 0.0
+        """Processor time of judging."""
+
+    def count(self, judged: pb.ChunkHealth) -> None:
+        """Count a judgement."""
+        for each in judged.scores:
+            if each.signal == pb.HEALTH_SIGNAL_DENOISING_LOSS:
+                self.denoising_loss.observe(each.score)
+            if each.threshold:
+                word = signal_word(each.signal)
+                self.latest[word] = each.score / each.threshold
+                self.ratios.setdefault(word, Histogram(RATIO_BOUNDS)).observe(self.latest[word])
+        if judged.threshold:
+            self.verdicts["unhealthy" if judged.score > judged.threshold else "healthy"] += 1

@@ -1,0 +1,150 @@
+"""The second, small graph of a bundle: what the server asks the policy about its own chunks, beside serving them.
+
+It returns how well the policy restores an emitted chunk from noise, at fixed timesteps with fixed noise, and the
+encoder's embedding of the observation. Its weights are those of ``policy.onnx`` and stay there: ``health.onnx`` names
+their places in that file (ONNX external data), so that it is small and cannot differ from the policy that is served.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from chunkcast.training.errors import ExportError
+from chunkcast.training.export.ddim_graph import INSTRUCTION_INPUT, STATE_INPUT, traced_graph
+from chunkcast.training.policy import DiffusionPolicy
+
+ACTIONS_INPUT = "actions"
+LOSS_OUTPUT = "denoising_loss"
+EMBEDDING_OUTPUT = "embedding"
+
+TIMESTEP_SHARES = (0.2, 0.4, 0.6, 0.8)
+"""Of the process, where a chunk is noised and restored. Below, any network restores it; above, little is left."""
+NOISE_SEED = 20_242
+SHARED_BYTES = 1024
+"""Smaller constants stay in the graph itself."""
+PARITY_BATCH = 7
+TOLERANCE = 1e-3
+"""Largest difference from torch, as a share of one plus the value."""
+
+
+class HealthGraph(nn.Module):
+    """``state [B, T, S]``, ``instruction [B, E]``, ``actions [B, H, A]`` -> loss ``[B]``, embedding ``[B, W]``.
+
+    The loss is the objective's: the squared error of what the policy predicts (the clean chunk, or the noise), the mean
+    over the chunk and the timesteps (as Diff-DAgger's, Lee et al. 2024, arXiv:2410.14868).
+
+    Args:
+        policy: normaliser and denoiser.
+        noise_scheduler: diffusers' training scheduler of the policy.
+    """
+
+    timesteps: torch.Tensor
+    signal_rate: torch.Tensor
+    noise_rate: torch.Tensor
+    noise: torch.Tensor
+
+    def __init__(self, policy: DiffusionPolicy, noise_scheduler: Any) -> None:
+        super().__init__()
+        self.policy = policy
+        config = policy.config
+        self.predicts_sample = config.prediction_type == "sample"
+        timesteps = [int(share * config.train_timesteps) for share in TIMESTEP_SHARES]
+        abar = noise_scheduler.alphas_cumprod[timesteps]
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        noise = torch.randn(len(timesteps), config.horizon, config.action_size, generator=generator)
+        self.register_buffer("timesteps", torch.tensor(timesteps))
+        self.register_buffer("signal_rate", abar.sqrt()[:, None, None])  # [K, 1, 1]
+        self.register_buffer("noise_rate", (1.0 - abar).sqrt()[:, None, None])
+        self.register_buffer("noise", noise)  # [K, H, A]
+
+    def forward(
+        self, state: torch.Tensor, instruction: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the class."""
+        batch, count = state.shape[0], len(TIMESTEP_SHARES)
+        condition = self.policy.condition(state, instruction)  # [B, C]
+        clean = self.policy.normalize_actions(actions)[:, None]  # [B, 1, H, A]
+        noisy = (self.signal_rate * clean + self.noise_rate * self.noise).flatten(0, 1)  # [B*K, H, A]
+        prediction = self.policy(
+            noisy,
+            self.timesteps[None].expand(batch, count).flatten(),
+            condition[:, None].expand(batch, count, condition.shape[-1]).flatten(0, 1),
+            torch.zeros_like(noisy[..., 0]),
+        )
+        prediction = prediction.unflatten(0, (batch, count))  # [B, K, H, A]
+        target = clean if self.predicts_sample else self.noise[None]
+        loss = ((prediction - target) ** 2).mean((1, 2, 3))
+        return loss, self.policy.embed(condition)
+
+
+def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: bytes, policy_file: str) -> bytes:
+    """The serialised ONNX model, whose weights lie in ``policy_graph``.
+
+    Args:
+        policy_graph: the content of the bundle's policy graph.
+        policy_file: its name in the bundle.
+
+    Raises:
+        ExportError: a weight is not in ``policy_graph``, or the graph differs from torch.
+    """
+    config = policy.config
+    module = HealthGraph(policy, noise_scheduler).eval()
+    example = (
+        torch.zeros(2, config.observation_steps, config.state_size),
+        torch.zeros(2, len(config.instructions)),
+        torch.zeros(2, config.horizon, config.action_size),
+    )
+    model = traced_graph(
+        module, example, [STATE_INPUT, INSTRUCTION_INPUT, ACTIONS_INPUT], [LOSS_OUTPUT, EMBEDDING_OUTPUT]
+    )
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("policy.") and len(tensor.raw_data) >= SHARED_BYTES:
+            _share(tensor, policy_graph, policy_file)
+    graph = bytes(model.SerializeToString(deterministic=True))
+    _verify(graph, module, policy_graph, policy_file)
+    return graph
+
+
+def _share(tensor: Any, policy_graph: bytes, policy_file: str) -> None:
+    """Let ``tensor`` name its bytes in the policy's graph instead of holding them."""
+    from onnx import TensorProto
+
+    offset, size = policy_graph.find(tensor.raw_data), len(tensor.raw_data)
+    if offset < 0:
+        raise ExportError(f"the health graph's {tensor.name} is not in {policy_file}: it was made of other weights")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", policy_file), ("offset", offset), ("length", size)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _verify(graph: bytes, module: HealthGraph, policy_graph: bytes, policy_file: str) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_external_initializers_from_files_in_memory([policy_file], [policy_graph], [len(policy_graph)])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    policy, config = module.policy, module.policy.config
+    state = torch.randn(PARITY_BATCH, config.observation_steps, config.state_size, generator=generator)
+    state = policy.state_mean + state * policy.state_std
+    instruction = torch.eye(len(config.instructions))[torch.arange(PARITY_BATCH) % len(config.instructions)]
+    unit = torch.rand(PARITY_BATCH, config.horizon, config.action_size, generator=generator)
+    actions = policy.action_low + unit * (policy.action_high - policy.action_low)
+    with torch.no_grad():
+        expected = [each.numpy() for each in module(state, instruction, actions)]
+    feeds = {STATE_INPUT: state.numpy(), INSTRUCTION_INPUT: instruction.numpy(), ACTIONS_INPUT: actions.numpy()}
+    for name, mine, theirs in zip(
+        (LOSS_OUTPUT, EMBEDDING_OUTPUT), session.run([LOSS_OUTPUT, EMBEDDING_OUTPUT], feeds), expected, strict=True
+    ):
+        difference = float(np.max(np.abs(mine - theirs) / (1.0 + np.abs(theirs))))
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"the health graph's {name} differs from torch by {difference:.3g}, expected at most {TOLERANCE:g}; no "
+                "bundle was written"
+            )
