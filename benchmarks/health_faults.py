@@ -158,7 +158,7 @@ def print_table(console: Console, facts: dict[str, Any], quiet: float) -> None:
     console.print(table)
     healthy = facts["healthy"]
     console.print(
-        f"false alarms: {healthy['flagged']} of {healthy['successes']} healthy successes; times are shares of an episode",
+        f"false alarms: {healthy['flagged']} of {healthy['successes']} healthy successes; times: shares of an episode",
         highlight=False,
     )
 

@@ -21,10 +21,11 @@ from chunkcast.server.batcher import BatcherConfig
 from chunkcast.server.config import ServeConfig
 from chunkcast.server.errors import BundleError
 from chunkcast.server.policies import EngineConfig, Policies
-from chunkcast.server.prometheus_page import MetricsPage
 from chunkcast.server.service import PolicyService
 from chunkcast.server.statistics import ServerStatistics
+from chunkcast.server.status.live import LiveHistory
 from chunkcast.server.store import Store
+from chunkcast.server.web import WebPage
 from chunkcast.v1 import admin_pb2, admin_pb2_grpc
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
@@ -55,7 +56,7 @@ class RunningServer:
 
     Attributes:
         address: host and port of gRPC, the port resolved.
-        metrics_address: host and port of the metrics page, or ``None`` if there is none.
+        metrics_address: host and port of the metrics and status page, or ``None`` if there is none.
         admin_address: host and port of the admin service, or ``None`` if there is none.
     """
 
@@ -67,15 +68,15 @@ class RunningServer:
     _service: PolicyService
     _policies: Policies
     _health: Any
-    _page: MetricsPage | None
-    _watch: asyncio.Task[None] | None
+    _page: WebPage | None
+    _tasks: list[asyncio.Task[None]]
 
     async def stop(self, drain_seconds: float) -> None:
         """NOT_SERVING first; streams end after their next answer, and at the latest after ``drain_seconds``."""
         log.info("draining", seconds=drain_seconds)
         await self._health.enter_graceful_shutdown()
-        if self._watch:
-            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._admin:
             await self._admin.stop(0.0)
         self._service.drain()
@@ -128,7 +129,8 @@ async def start_server(config: ServeConfig) -> RunningServer:
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = _bind(server, config.listen)
     admin, admin_address = _admin_server(config, policies, store)
-    page = _metrics_page(config, statistics)
+    live = LiveHistory(statistics)
+    page = _web_page(config, statistics, live)
     await server.start()
     if admin:
         await admin.start()
@@ -147,8 +149,12 @@ async def start_server(config: ServeConfig) -> RunningServer:
         _policies=policies,
         _health=health_servicer,
         _page=page,
-        _watch=asyncio.create_task(store.watch(), name="watch") if store and config.watch else None,
+        _tasks=[],
     )
+    if store and config.watch:
+        running._tasks.append(asyncio.create_task(store.watch(), name="watch"))
+    if page:
+        running._tasks.append(asyncio.create_task(live.run(), name="live"))
     log.info(
         "ready",
         policies={version.spec.name: version.spec.version for version in policies.promoted},
@@ -204,12 +210,12 @@ def _admin_server(
     return server, _bind(server, config.admin_listen)
 
 
-def _metrics_page(config: ServeConfig, statistics: ServerStatistics) -> MetricsPage | None:
+def _web_page(config: ServeConfig, statistics: ServerStatistics, live: LiveHistory) -> WebPage | None:
     if not config.metrics_listen:
         return None
     host, port = config.metrics_listen.rsplit(":", 1)
     try:
-        return MetricsPage(statistics, host.strip("[]"), int(port))
+        return WebPage(statistics, live, host.strip("[]"), int(port))
     except OSError as error:
         raise OSError(f"cannot listen on {config.metrics_listen} for metrics ({error.strerror})") from None
 

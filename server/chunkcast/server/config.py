@@ -30,7 +30,8 @@ class ServeConfig:
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of gRPC; port 0 takes a free one and says which."""
     metrics_listen: str = "127.0.0.1:9100"
-    """HOST:PORT of the Prometheus page (/metrics); port 0 takes a free one, an empty value has no page."""
+    """HOST:PORT of the Prometheus page (/metrics) and the status page (/); port 0 takes a free one, an empty value has
+    neither."""
     admin_listen: str = "127.0.0.1:50052"
     """HOST:PORT of the admin service (chunkcast-admin); port 0 takes a free one, an empty value has none."""
     providers: tuple[ProviderChoice, ...] = ("auto",)

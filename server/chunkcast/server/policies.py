@@ -25,7 +25,7 @@ from chunkcast.server.health.outcomes import Outcomes
 from chunkcast.server.health.scorer import Scorer, read_scorer
 from chunkcast.server.providers import ProviderChoice
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
-from chunkcast.server.statistics import PolicyStatistics, ServerStatistics
+from chunkcast.server.statistics import LoadedVersion, PolicyStatistics, ServerStatistics
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import contract_difference
 
@@ -176,6 +176,7 @@ class Policies:
             # A copy: the metrics page asks on its own thread, while versions come and go.
             statistics.waiting = lambda: sum(one.batcher.waiting for one in list(policy.versions.values()))
         policy.versions[spec.version] = version
+        self._publish_versions(policy)
         return version
 
     @property
@@ -229,6 +230,7 @@ class Policies:
         self._statistics.specs[chosen.spec.name] = chosen.spec
         # What robots reported of another version says nothing of this one.
         chosen.statistics.outcomes = Outcomes()
+        self._publish_versions(policy)
         log.info("promoted", policy=chosen.spec.name, version=chosen.spec.version)
         return chosen
 
@@ -311,8 +313,18 @@ class Policies:
             )
         return policy
 
+    def _publish_versions(self, policy: _Policy) -> None:
+        def state(version: PolicyVersion) -> str:
+            if version is policy.promoted:
+                return "promoted"
+            return "previous" if version is policy.previous else "loaded"
+
+        versions = tuple(LoadedVersion(name, state(version)) for name, version in policy.versions.items())
+        self._statistics.versions[policy.promoted.spec.name] = versions
+
     def _forget(self, policy: _Policy, version: PolicyVersion) -> None:
         del policy.versions[version.spec.version]
+        self._publish_versions(policy)
         version.batcher.close()
         if version.monitor:
             version.monitor.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -62,6 +62,8 @@ class StatisticsCollector(Collector):
         streams = GaugeMetricFamily("chunkcast_active_streams", "Streams open now.", statistics.active_streams)
         yield from (latency, chunks, episodes, batch_size, dropped, waiting, reloads, streams)
         yield from self._policy_facts()
+        yield from self._serving_health()
+        yield from self._measured_success()
 
     def _policy_facts(self) -> Iterator[Metric]:
         """What each policy was when it left training."""
@@ -110,6 +112,62 @@ class StatisticsCollector(Collector):
         yield from (info, loss, noise_mse, by_timestep, action_mse, findings)
         yield from self._expected_success()
 
+    def _serving_health(self) -> Iterator[Metric]:
+        """How the chunks were judged while they were served."""
+        ratio = HistogramMetricFamily(
+            "chunkcast_health_score_ratio",
+            "A judged chunk's score over its threshold, by signal; above 1 the policy is out of its element.",
+            labels=["policy", "signal"],
+        )
+        loss = HistogramMetricFamily(
+            "chunkcast_online_denoising_loss",
+            "Error with which the policy restores its own chunk from noise, averaged over the episode.",
+            labels=["policy"],
+        )
+        judged = CounterMetricFamily(
+            "chunkcast_health_judged_chunks", "Chunks judged by their health, by verdict.", labels=["policy", "verdict"]
+        )
+        skipped = CounterMetricFamily(
+            "chunkcast_health_skipped_chunks", "Chunks that there was no time to judge.", labels=["policy"]
+        )
+        busy = CounterMetricFamily(
+            "chunkcast_health_busy_seconds", "Processor time spent on judging chunks.", labels=["policy"]
+        )
+        for policy, counted in list(self._statistics.policies.items()):
+            health = counted.health
+            for signal, histogram in list(health.ratios.items()):
+                ratio.add_metric([policy, signal], _cumulative(histogram), histogram.total)
+            loss.add_metric([policy], _cumulative(health.denoising_loss), health.denoising_loss.total)
+            for verdict, count in health.verdicts.items():
+                judged.add_metric([policy, verdict], count)
+            skipped.add_metric([policy], health.skipped)
+            busy.add_metric([policy], health.busy_seconds)
+        yield from (ratio, loss, judged, skipped, busy)
+
+    def _measured_success(self) -> Iterator[Metric]:
+        """What robots reported lately, named and labelled as what was expected."""
+        labels = ["policy", "task"]
+        ratio = GaugeMetricFamily(
+            "chunkcast_measured_success_ratio",
+            "Share of successes in the promoted version's last 100 reported episodes of a task; 'all': of all of them.",
+            labels=labels,
+        )
+        bounds = GaugeMetricFamily(
+            "chunkcast_measured_success_bound_ratio",
+            "Ends of the measured success's 95 % interval (Wilson).",
+            labels=[*labels, "bound"],
+        )
+        episodes = GaugeMetricFamily(
+            "chunkcast_measured_success_episodes", "Episodes that the measured success rests on.", labels=labels
+        )
+        for policy, counted in list(self._statistics.policies.items()):
+            for task, success in counted.outcomes.measured().items():
+                ratio.add_metric([policy, task], success.ratio)
+                bounds.add_metric([policy, task, "low"], success.low)
+                bounds.add_metric([policy, task, "high"], success.high)
+                episodes.add_metric([policy, task], success.episodes)
+        yield from (ratio, bounds, episodes)
+
     def _expected_success(self) -> Iterator[Metric]:
         """How often each policy is expected to succeed, from each source that its specification names."""
         labels = ["policy", "task", "source"]
@@ -146,25 +204,9 @@ def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
-class MetricsPage:
-    """The HTTP server behind ``/metrics``, on a thread of its own.
-
-    Args:
-        host, port: where to listen; port 0 takes a free one.
-
-    Raises:
-        OSError: the address cannot be bound.
-    """
-
-    def __init__(self, statistics: ServerStatistics, host: str, port: int) -> None:
-        registry = CollectorRegistry()
-        registry.register(StatisticsCollector(statistics))
-        ProcessCollector(registry=registry)
-        self._server, self._thread = start_http_server(port, host, registry)
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+def metrics_registry(statistics: ServerStatistics) -> CollectorRegistry:
+    """What ``/metrics`` shows: the statistics, and the process."""
+    registry = CollectorRegistry()
+    registry.register(StatisticsCollector(statistics))
+    ProcessCollector(registry=registry)
+    return registry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 from chunkcast.server.health.outcomes import Outcomes
 from chunkcast.server.health.statistics import HealthStatistics
@@ -58,12 +59,26 @@ class PolicyStatistics:
         self.chunks[pb.ErrorCode.Name(code).removeprefix("ERROR_CODE_").lower()] += 1
 
 
+class LoadedVersion(NamedTuple):
+    """A policy's version that is warm.
+
+    Attributes:
+        version: its name.
+        state: ``promoted``, ``previous`` (a rollback promotes it), or ``loaded``.
+    """
+
+    version: str
+    state: str
+
+
 class ServerStatistics:
     """What is counted of the whole server."""
 
     def __init__(self) -> None:
         self.specs: dict[str, pb.PolicySpec] = {}
         """Of each policy's promoted version."""
+        self.versions: dict[str, tuple[LoadedVersion, ...]] = {}
+        """Of each policy, those that are loaded."""
         self.policies: dict[str, PolicyStatistics] = {}
         self.active_streams = 0
         self.reloads: Counter[str] = Counter(ok=0, refused=0)

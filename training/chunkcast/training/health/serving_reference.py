@@ -100,8 +100,8 @@ def fit_reference(bundle: Path, spec: pb.PolicySpec, episodes: Sequence[TracedEp
         chosen = [each for each in episodes if each.instruction == task and each.success]
         if len(chosen) < 2:
             raise TrainingError(
-                f"{len(chosen)} successful episodes of {task!r}, expected 2 or more: a policy that does not succeed has "
-                "no healthy episodes; take more --episodes or a better policy"
+                f"{len(chosen)} successful episodes of {task!r}, expected 2 or more: a policy that fails has no "
+                "healthy episodes; take more --episodes or a better policy"
             )
         reference.tasks.append(_fit_task(task, spec, chosen, [embed(each) for each in chosen]))
     return reference

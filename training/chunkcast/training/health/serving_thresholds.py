@@ -23,8 +23,8 @@ UNIT_QUANTILE = 0.9
 
 MIN_UNIT = 1e-3
 MIN_RANGE_UNIT = 0.05
-"""A signal that stays at zero in every episode has no unit of its own. A twentieth beyond the training range is usual: no
-demonstration went just there."""
+"""A signal that stays at zero in every episode has no unit of its own. A twentieth beyond the training range is usual:
+no demonstration went just there."""
 
 
 @dataclass(frozen=True)
