@@ -10,6 +10,9 @@ from chunkcast.server.statistics import PolicyStatistics, ServerStatistics
 from chunkcast.server.status.live import LiveHistory
 from chunkcast.v1 import policy_pb2 as pb
 
+MIN_EPISODES = 5
+"""Reported episodes of a task below which nothing is said of them: one failure proves little."""
+
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -95,7 +98,9 @@ def _success(spec: pb.PolicySpec, counted: PolicyStatistics) -> list[dict[str, A
                 "expected": promised,
                 "measured": seen._asdict() if seen else None,
                 # As the alert has it: only intervals that do not touch are told apart.
-                "below_expected": bool(seen and promised and seen.high < promised["low"]),
+                "below_expected": bool(
+                    seen and promised and seen.episodes >= MIN_EPISODES and seen.high < promised["low"]
+                ),
             }
         )
     return rows

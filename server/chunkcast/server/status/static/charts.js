@@ -67,7 +67,7 @@ export function lineChart(series, options) {
 
 // marks: [{className, ratio, low, high, title}], on a scale from 0 to 100 %.
 export function intervals(marks, label) {
-  const width = 300, row = 13, height = marks.length * row + 14;
+  const width = 300, row = 12, height = marks.length * row + 14;
   const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   const px = (share) => 4 + share * (width - 40);
   for (const share of [0, 0.5, 1]) {

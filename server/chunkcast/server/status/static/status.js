@@ -128,9 +128,9 @@ function versions(policy) {
 function episodes(policy, now) {
   const rows = policy.recent_episodes.map((each) => {
     const colour = { success: "ok", failure: "error" }[each.outcome] ?? "info";
-    return [`${ago(now - each.ended)} ago`, each.task, element("span", colour, each.outcome), String(each.steps), each.robot_id || "-"];
+    return [ago(now - each.ended), each.task, element("span", colour, each.outcome), String(each.steps), each.robot_id || "-"];
   });
-  const body = rows.length ? table(["when", "task", "outcome", "steps", "robot"], rows)
+  const body = rows.length ? table(["ago", "task", "outcome", "steps", "robot"], rows)
     : element("p", "empty", "no robot has reported an episode");
   return card("Recent episodes", body);
 }
