@@ -12,7 +12,7 @@ BUNDLE ?= policies/metaworld-six
 EPISODES ?= 20
 TASKS ?=
 
-.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration clean
+.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -60,6 +60,12 @@ findings: data/six ## training health on runs with a known fault and healthy one
 
 calibration: data/six ## after make policy: train runs, play their checkpoints, write the expected success (over an hour)
 	$(BIN)/python -m benchmarks.calibration --bundle bundles/metaworld-six
+
+faults: $(VENV)/.dev ## what health notices of nine faults of a robot, and its false alarms (25 min)
+	$(BIN)/python -m benchmarks.health_faults --bundle $(BUNDLE) $(ARGS)
+
+health-cost: $(VENV)/.dev ## throughput with and without judging health, 32 robots (4 min)
+	$(BIN)/python -m benchmarks.health_cost --bundle $(BUNDLE) $(ARGS)
 
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
