@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from chunkcast.client import (
     ActionChunk,
+    ChunkHealth,
     ChunkTimeout,
     ObservationError,
     PlaybackConfig,
     PolicyOverloaded,
     PolicyUnavailable,
+    PolicyUnhealthy,
     UnsafeAction,
 )
 from chunkcast.client.playback import Playback
@@ -295,3 +297,70 @@ def test_an_answer_to_the_episode_before_is_not_played() -> None:
     assert not loop.playback.has_chunk
     loop.playback.take(Sent(loop.playback.episode_id, 0, False), chunk, 0.1)
     assert loop.playback.has_chunk
+
+
+def health(score: float) -> ChunkHealth:
+    return ChunkHealth(step=0, signal="novelty", score=score, threshold=1.0, scores={"novelty": (score, 1.0)})
+
+
+def judged(loop: Loop, score: float) -> None:
+    """The next chunk comes with this judgement."""
+    arrives, token, chunk = loop.on_the_way.pop()
+    loop.on_the_way.append((arrives, token, chunk._replace(health=health(score))))
+
+
+def test_an_unhealthy_policy_is_ignored_unless_the_robot_says_otherwise() -> None:
+    loop = Loop(PlaybackConfig(), delay=0.2)
+    loop.playback.health = health(2.0)
+    assert loop.play(4) == [100, 101, 102, 103]
+
+
+def test_an_unhealthy_policy_stops_the_robot() -> None:
+    loop = Loop(PlaybackConfig(on_unhealthy="stop"), delay=1.5)
+    loop.step()
+    loop.playback.begin_episode("")  # its answers come too late
+    loop.playback.health = health(1.0)
+    loop.tick = 0
+    loop.play(2)  # at its threshold it is healthy
+    loop.playback.health = health(1.01)
+    with pytest.raises(PolicyUnhealthy, match=r"at tick 2: novelty is 1.01, healthy up to 1"):
+        loop.step()
+
+
+def test_an_unhealthy_policy_slows_the_robot_towards_rest() -> None:
+    loop = Loop(PlaybackConfig(on_unhealthy="slow", slow_share=0.25, rest_action=(20.0,)), delay=0.2)
+    assert loop.step() == 100
+    loop.playback.health = health(2.0)
+    assert loop.step() == 20 + 0.25 * (101 - 20)
+    loop.playback.health = health(0.5)
+    assert loop.step() == 102, "it is well again"
+
+
+def test_a_judgement_is_of_its_episode() -> None:
+    loop = Loop(PlaybackConfig(on_unhealthy="stop"), delay=0.0)
+    loop.playback.health = health(2.0)
+    loop.playback.begin_episode("")
+    assert loop.playback.health is None
+    assert loop.step() == 100
+
+
+def test_what_the_server_says_of_health_arrives_with_a_chunk() -> None:
+    loop = Loop(PlaybackConfig(on_unhealthy="stop"), delay=0.0)
+    message = loop.playback.begin_tick(observation(0), 0.0)[0]
+    loop.send_chunk(message)
+    judged(loop, 3.0)
+    loop.deliver()
+    with pytest.raises(PolicyUnhealthy):
+        loop.playback.action()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (PlaybackConfig(on_unhealthy="panic"), "on_unhealthy is 'panic'"),  # type: ignore[arg-type]
+        (PlaybackConfig(on_unhealthy="slow", slow_share=1.0), "above 0 and below 1"),
+    ],
+)
+def test_what_is_no_reaction_is_refused(config: PlaybackConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Playback(spec(), config, timeout=1.0)

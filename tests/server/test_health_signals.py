@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ STATE, ACTIONS = 3, 2
 finite = st.floats(-1e3, 1e3, width=32)
 
 
-def reference(observations: list[list[float]]) -> Reference:
+def reference(observations: Sequence[Sequence[float]]) -> Reference:
     """Of a robot whose state moves by its actions, element by element."""
     points = np.array(observations, np.float32)
     response = np.zeros((STATE, STATE + 2 * ACTIONS + 1), np.float32)

@@ -89,7 +89,7 @@ def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: by
         policy_file: its name in the bundle.
 
     Raises:
-        ExportError: a weight is not in ``policy_graph``, or the graph differs from torch.
+        ExportError: no weight is in ``policy_graph``, or the graph differs from torch.
     """
     config = policy.config
     module = HealthGraph(policy, noise_scheduler).eval()
@@ -101,9 +101,13 @@ def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: by
     model = traced_graph(
         module, example, [STATE_INPUT, INSTRUCTION_INPUT, ACTIONS_INPUT], [LOSS_OUTPUT, EMBEDDING_OUTPUT]
     )
-    for tensor in model.graph.initializer:
-        if tensor.name.startswith("policy.") and len(tensor.raw_data) >= SHARED_BYTES:
-            _share(tensor, policy_graph, policy_file)
+    weights = [each for each in model.graph.initializer if each.name.startswith("policy.")]
+    # What the exporter could compute beforehand in the policy's graph is not there: that stays here.
+    shared = [each for each in weights if len(each.raw_data) >= SHARED_BYTES and each.raw_data in policy_graph]
+    if not shared:
+        raise ExportError(f"none of the health graph's weights is in {policy_file}: it was made of another policy")
+    for tensor in shared:
+        _share(tensor, policy_graph, policy_file)
     graph = bytes(model.SerializeToString(deterministic=True))
     _verify(graph, module, policy_graph, policy_file)
     return graph
@@ -113,9 +117,7 @@ def _share(tensor: Any, policy_graph: bytes, policy_file: str) -> None:
     """Let ``tensor`` name its bytes in the policy's graph instead of holding them."""
     from onnx import TensorProto
 
-    offset, size = policy_graph.find(tensor.raw_data), len(tensor.raw_data)
-    if offset < 0:
-        raise ExportError(f"the health graph's {tensor.name} is not in {policy_file}: it was made of other weights")
+    offset, size = policy_graph.index(tensor.raw_data), len(tensor.raw_data)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", policy_file), ("offset", offset), ("length", size)):
