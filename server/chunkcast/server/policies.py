@@ -29,6 +29,9 @@ from chunkcast.server.statistics import LoadedVersion, PolicyStatistics, ServerS
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import contract_difference
 
+JOIN_SECONDS = 1.0
+"""For a monitor to finish a judgement, when the server ends."""
+
 log = structlog.get_logger()
 
 
@@ -288,6 +291,7 @@ class Policies:
                 version.batcher.close()
                 if version.monitor:
                     version.monitor.close()
+                    version.monitor.join(JOIN_SECONDS)
 
     def _monitor(
         self, spec: pb.PolicySpec, scorer: Scorer | None, statistics: PolicyStatistics

@@ -86,9 +86,13 @@ class HealthMonitor:
                 self._wake.set()
 
     def close(self) -> None:
-        """End the thread; what waits is not judged any more."""
+        """Let the thread end; what waits is not judged any more."""
         self._closing.set()
         self._wake.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for a closed monitor's thread: a process should not end within a run."""
+        self._thread.join(timeout)
 
     def _run(self) -> None:
         while True:
