@@ -333,7 +333,10 @@ def test_an_unhealthy_policy_slows_the_robot_towards_rest() -> None:
     loop.playback.health = health(2.0)
     assert loop.step() == 20 + 0.25 * (101 - 20)
     loop.playback.health = health(0.5)
-    assert loop.step() == 102, "it is well again"
+    assert loop.step() == 20 + 0.25 * (102 - 20), "until the episode ends"
+    loop.playback.begin_episode("")
+    loop.tick = 0
+    assert loop.step() == 200
 
 
 def test_a_judgement_is_of_its_episode() -> None:
@@ -364,3 +367,32 @@ def test_what_the_server_says_of_health_arrives_with_a_chunk() -> None:
 def test_what_is_no_reaction_is_refused(config: PlaybackConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Playback(spec(), config, timeout=1.0)
+
+
+def test_the_server_is_told_what_was_executed() -> None:
+    loop = Loop(PlaybackConfig(on_unhealthy="slow", slow_share=0.5), delay=0.2)
+    loop.play(6)
+    loop.playback.health = health(2.0)
+    loop.play(3)
+    first, second, third = loop.requests
+    assert not first.HasField("executed_actions")
+    assert decode_tensor(second.executed_actions)[:, 0].tolist() == [100, 101, 102, 103]
+    assert decode_tensor(third.executed_actions)[:, 0].tolist() == [204, 205, 206 / 2, 207 / 2]
+
+
+def test_only_the_elements_named_are_slowed() -> None:
+    loop = Loop(PlaybackConfig(on_unhealthy="slow", slow_elements=()), delay=0.2)
+    loop.step()
+    loop.playback.health = health(2.0)
+    assert loop.step() == 101
+    with pytest.raises(ValueError, match=r"slow_elements names \['b'\], expected some of \['a'\]"):
+        Playback(spec(), PlaybackConfig(slow_elements=("b",)), timeout=1.0)
+
+
+def test_a_server_that_comes_back_is_asked_anew_for_health() -> None:
+    loop = Loop(PlaybackConfig(), delay=0.2)
+    loop.step()
+    loop.playback.health = health(2.0)
+    loop.playback.disconnected(PolicyUnavailable("gone"))
+    loop.playback.connected()
+    assert loop.playback.health is None

@@ -178,6 +178,7 @@ def test_alerts_fire_on_faults_and_stay_quiet_on_a_healthy_fleet(tmp_path: Path)
                 ("ChunkcastNovelty", FAULTY),
                 ("ChunkcastDisagreement", FAULTY),
                 ("ChunkcastResponse", FAULTY),
+                ("ChunkcastUnhealthyRobot", FAULTY),
                 ("ChunkcastSuccessBelowExpected", FAULTY),
                 ("ChunkcastTrainingLossOutOfBand", FAULTY),
                 ("ChunkcastTrainingFindings", FAULTY),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from chunkcast.client.private_server import PrivateServer, private_server
 from chunkcast.client.sim.episode import EpisodeJob, SimulatedRobot
 from chunkcast.client.sim.faults import parse_fault
 from tests.browser import browser
-from tests.conftest import ROOT, SHIPPED_BUNDLE
+from tests.conftest import ROOT, SHIPPED_BUNDLE, ServeBundle
 from tests.handmade_bundle import STATE_KEY, STATE_SIZE, write_echo_bundle
 
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "build" / "screenshots"))
@@ -93,7 +94,19 @@ def test_only_known_pages_are_served(server: PrivateServer) -> None:
     assert "default-src 'self'" in headers["Content-Security-Policy"]
     assert b"http://" not in content
     assert b"https://" not in content
-    assert get(server, "/", "HEAD")[2] == b""
+    host, port = server.metrics_address.split(":")
+    for path in ("/", "/metrics"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert b"200 OK" in answer
+        assert answer.endswith(b"\r\n\r\n"), "HEAD has no body"
+
+
+def test_it_listens_where_it_is_told(serve_bundle: ServeBundle, tmp_path: Path) -> None:
+    server = serve_bundle(write_echo_bundle(tmp_path / "echo"), "--metrics-listen", "[::1]:0")
+    assert server.metrics_address.startswith("[::1]:")
+    assert get(server, "/")[0] == 200
 
 
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (1440, 900)])

@@ -51,7 +51,7 @@ def test_too_few_episodes_for_so_few_alarms() -> None:
     message = r"10 successful episodes cannot bound false alarms at 0\.03; expected at least 33"
     with pytest.raises(TrainingError, match=message):
         conformal_quantile([1.0] * 10, 0.03)
-    with pytest.raises(TrainingError, match="no successful episode of 'b'"):
+    with pytest.raises(TrainingError, match="too few successful episodes of 'a'"):
         fit_thresholds([JudgedEpisode("a", {"range": 1.0})], [JudgedEpisode("b", {"range": 1.0})], 0.5)
 
 

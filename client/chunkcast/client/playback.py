@@ -67,6 +67,8 @@ class Playback:
         if config.rest_action is not None:
             self._rest = np.asarray(config.rest_action, np.float32)
         require_fits(config, spec, self._execute_steps, self._rest, timeout)
+        slow = [config.slow_elements is None or each.name in config.slow_elements for each in action.elements]
+        self._slow_by = np.where(slow, 1.0 - config.slow_share, 0.0).astype(np.float32)
         self.rate_hz = action.control_rate_hz
         self._check_actions = ActionCheck(spec)
         self._latencies: deque[float] = deque(maxlen=DELAYS_KEPT)
@@ -100,6 +102,8 @@ class Playback:
         self._reason: ChunkcastError | None = None
         self._new_chunk = self.at_border = False
         self.health: ChunkHealth | None = None
+        self._was_unhealthy = False
+        self._executed: deque[npt.NDArray[np.float32]] = deque(maxlen=self._execute_steps)
         self._between_ticks = True
         return self.episode_id
 
@@ -195,6 +199,7 @@ class Playback:
         """There is a connection again, to a server that knows nothing of this episode."""
         self._connected, self._resend = True, self._tick >= 0
         self._pending = self._last_request = None
+        self.health = None  # of another server, which judges no more
 
     def retry_at(self) -> float | None:
         """When an episode's first chunk, which the server had no time for, may be asked for again: monotonic seconds;
@@ -212,12 +217,13 @@ class Playback:
                 decelerated for as long as it may: stop it.
             PolicyUnhealthy: the server judges the policy out of its element, and ``on_unhealthy`` is ``stop``.
         """
-        unhealthy = self.health if self.health and self.health.unhealthy else None
-        if unhealthy and self._config.on_unhealthy == "stop":
-            raise PolicyUnhealthy(
-                f"the policy is out of its element at tick {self._tick}: {unhealthy.signal} is {unhealthy.score:.3g}, "
-                f"healthy up to {unhealthy.threshold:.3g}"
-            )
+        if self.health and self.health.unhealthy:
+            self._was_unhealthy = True
+            if self._config.on_unhealthy == "stop":
+                raise PolicyUnhealthy(
+                    f"the policy is out of its element at tick {self._tick}: {self.health.signal} is "
+                    f"{self.health.score:.3g}, healthy up to {self.health.threshold:.3g}"
+                )
         action = self._planned()
         self._between_ticks = True
         self.at_border, self._new_chunk = self._new_chunk and self._last_action is not None, False
@@ -225,10 +231,17 @@ class Playback:
             action = self._starved()
         else:
             self._starved_for = 0
-            if unhealthy and self._config.on_unhealthy == "slow":
-                action = self._rest + np.float32(self._config.slow_share) * (action - self._rest)
+            action = self._slowed(action)
         self._last_action = action
+        self._executed.append(action)
         return action
+
+    def _slowed(self, action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What a planned action becomes where the episode has been unhealthy."""
+        if not self._was_unhealthy or self._config.on_unhealthy != "slow":
+            return action
+        slowed: npt.NDArray[np.float32] = action + self._slow_by * (self._rest - action)
+        return slowed
 
     @property
     def has_chunk(self) -> bool:
@@ -255,12 +268,16 @@ class Playback:
         committed = None
         if self._config.overlap == "real-time-chunking" and self._chunks:
             count = min(self._delay_ticks(), self.spec.action.max_committed_steps, self._rows_left())
-            committed = np.array([self._mean(self._tick + i) for i in range(count)], np.float32) if count else None
+            planned = [self._slowed(self._mean(self._tick + i)) for i in range(count)]
+            committed = np.array(planned, np.float32) if planned else None
         deadline = None
         if self._config.simulated_delay is None:
             # A chunk whose last tick has passed is of no use.
             deadline = self.spec.action.horizon / self.rate_hz
-        message = self._message(observation, self._tick, deadline=deadline, committed_actions=committed)
+        executed = np.array(self._executed, np.float32) if self._executed else None
+        message = self._message(
+            observation, self._tick, deadline=deadline, committed_actions=committed, executed_actions=executed
+        )
         self._pending = self._last_request = self._tick
         self._sent_at = now
         return message
@@ -273,6 +290,7 @@ class Playback:
         history_only: bool = False,
         deadline: float | None = None,
         committed_actions: npt.NDArray[np.float32] | None = None,
+        executed_actions: npt.NDArray[np.float32] | None = None,
     ) -> pb.Observation:
         return encode_observation(
             observation,
@@ -283,6 +301,7 @@ class Playback:
             history_only=history_only,
             deadline=deadline,
             committed_actions=committed_actions,
+            executed_actions=executed_actions,
         )
 
     def _delay_ticks(self) -> int:

@@ -32,11 +32,14 @@ class PlaybackConfig:
             ``decelerate`` goes from it to ``rest_action``, right for velocities and displacements; ``stop`` fails.
         max_starved_ticks: after so many such ticks in a row, fail: the robot is then stopped.
         rest_action: the action that moves nothing; zeros by default.
-        on_unhealthy: what to do while the server judges the policy out of its element. ``ignore`` plays on, and
+        on_unhealthy: what to do once the server judges the policy out of its element. ``ignore`` plays on, and
             ``on_chunk`` sees every judgement; ``slow`` plays actions at ``slow_share`` of their distance from
-            ``rest_action``, right for velocities and displacements only; ``stop`` fails with PolicyUnhealthy: the robot
-            is stopped.
+            ``rest_action`` until the episode ends (a slowed arm is itself unlike those that went well, so that it would
+            not be judged healthy again), right for velocities and displacements only; ``stop`` fails with
+            PolicyUnhealthy: the robot is stopped.
         slow_share: see ``slow``; above 0 and below 1.
+        slow_elements: names of the action elements that ``slow`` is right for, such as an arm's displacement and not
+            its gripper's effort, which holds something; ``None`` for all.
         simulated_delay: for simulations, whose time is their ticks: chunks are taken up exactly so many ticks after
             their request, and waited for. ``None`` on a robot.
     """
@@ -49,6 +52,7 @@ class PlaybackConfig:
     rest_action: Sequence[float] | None = None
     on_unhealthy: OnUnhealthy = "ignore"
     slow_share: float = 0.5
+    slow_elements: Sequence[str] | None = None
     simulated_delay: int | None = None
 
 
@@ -104,6 +108,9 @@ def require_fits(
             f"on_unhealthy is {config.on_unhealthy!r} and slow_share {config.slow_share}, expected one of "
             f"{', '.join(get_args(OnUnhealthy))}, and above 0 and below 1"
         )
+    names = [element.name for element in action.elements]
+    if unknown := [name for name in config.slow_elements or () if name not in names]:
+        raise ValueError(f"slow_elements names {unknown}, expected some of {names}")
     if config.on_unhealthy == "slow" and not inside:
         raise ValueError(
             f"on_unhealthy='slow' needs a rest_action within the action bounds {bounds}, got {rest.tolist()}"

@@ -126,7 +126,15 @@ class PolicyClient:
         return decode_chunk(response.chunk)
 
     def report_episode(
-        self, *, outcome: str, task: str, steps: int, policy: str = "", episode_id: str = "", robot_id: str = ""
+        self,
+        *,
+        outcome: str,
+        task: str,
+        steps: int,
+        policy: str = "",
+        policy_version: str = "",
+        episode_id: str = "",
+        robot_id: str = "",
     ) -> None:
         """Tell the server how an episode ended; measured success is counted from these.
 
@@ -134,13 +142,20 @@ class PolicyClient:
             outcome: ``success``, ``failure`` or ``aborted``.
             task: the instruction that was followed.
             steps: control ticks played.
+            policy_version: which version played it, as its chunks said; the promoted one by default.
 
         Raises:
             ValueError: the outcome is none of the three, or the steps are negative.
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
         request = report_request(
-            outcome=outcome, task=task, steps=steps, policy=policy, episode_id=episode_id, robot_id=robot_id
+            outcome=outcome,
+            task=task,
+            steps=steps,
+            policy=policy,
+            policy_version=policy_version,
+            episode_id=episode_id,
+            robot_id=robot_id,
         )
         try:
             self._stub.ReportEpisode(request, timeout=self._timeout)
@@ -167,7 +182,7 @@ class PolicyClient:
 
 
 def report_request(
-    *, outcome: str, task: str, steps: int, policy: str, episode_id: str, robot_id: str
+    *, outcome: str, task: str, steps: int, policy: str, policy_version: str, episode_id: str, robot_id: str
 ) -> pb.ReportEpisodeRequest:
     """An episode's outcome as a message.
 
@@ -185,4 +200,5 @@ def report_request(
         task=task,
         outcome=OUTCOMES[outcome],
         steps=steps,
+        policy_version=policy_version,
     )

@@ -166,6 +166,7 @@ def encode_observation(
     history_only: bool = False,
     deadline: float | None = None,
     committed_actions: npt.NDArray[np.float32] | None = None,
+    executed_actions: npt.NDArray[np.float32] | None = None,
 ) -> pb.Observation:
     """An observation as a message.
 
@@ -184,6 +185,7 @@ def encode_observation(
         noise_seed=noise_seed,
         deadline=deadline,
         committed_actions=None if committed_actions is None else encode_tensor(committed_actions),
+        executed_actions=None if executed_actions is None else encode_tensor(executed_actions),
     )
 
 

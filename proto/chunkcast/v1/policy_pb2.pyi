@@ -400,6 +400,7 @@ class Observation(_message.Message):
     NOISE_SEED_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     COMMITTED_ACTIONS_FIELD_NUMBER: _builtins.int
+    EXECUTED_ACTIONS_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     """Names the episode, at most 128 characters. A new id begins a new episode: the history is empty again and steps
     may start anew.
@@ -431,6 +432,13 @@ class Observation(_message.Message):
         goes on smoothly. At most ActionSpec.max_committed_steps of them; left out: none.
         """
 
+    @_builtins.property
+    def executed_actions(self) -> Global___Tensor:
+        """float32 [n, action size], physical units: what the robot executed at the n ticks before this one, the last of them
+        last, for the health of its episode; at most a horizon of them. Left out: the chunk before is taken to have been
+        played, which is not so where chunks come late or the robot slows down.
+        """
+
     def __init__(
         self,
         *,
@@ -442,10 +450,11 @@ class Observation(_message.Message):
         noise_seed: _builtins.int | None = ...,
         deadline: _builtins.float | None = ...,
         committed_actions: Global___Tensor | None = ...,
+        executed_actions: Global___Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "noise_seed", b"noise_seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "executed_actions", b"executed_actions", "noise_seed", b"noise_seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "episode_id", b"episode_id", "history_only", b"history_only", "instruction", b"instruction", "noise_seed", b"noise_seed", "step", b"step", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "episode_id", b"episode_id", "executed_actions", b"executed_actions", "history_only", b"history_only", "instruction", b"instruction", "noise_seed", b"noise_seed", "step", b"step", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
@@ -839,6 +848,7 @@ class ReportEpisodeRequest(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """As OpenStream.policy."""
     episode_id: _builtins.str
@@ -848,6 +858,8 @@ class ReportEpisodeRequest(_message.Message):
     outcome: Global___EpisodeOutcome.ValueType
     steps: _builtins.int
     """Control ticks played."""
+    policy_version: _builtins.str
+    """Which version played it, as its chunks said. Left out: the promoted one."""
     def __init__(
         self,
         *,
@@ -857,10 +869,11 @@ class ReportEpisodeRequest(_message.Message):
         task: _builtins.str = ...,
         outcome: Global___EpisodeOutcome.ValueType = ...,
         steps: _builtins.int = ...,
+        policy_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["episode_id", b"episode_id", "outcome", b"outcome", "policy", b"policy", "robot_id", b"robot_id", "steps", b"steps", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["episode_id", b"episode_id", "outcome", b"outcome", "policy", b"policy", "policy_version", b"policy_version", "robot_id", b"robot_id", "steps", b"steps", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -989,7 +1002,9 @@ class ServingHealth(_message.Message):
     reference_first_seed: _builtins.int
     reference_last_seed: _builtins.int
     execute_steps: _builtins.int
-    """Actions between two requests, in those episodes."""
+    """Control ticks between two requests, in those episodes. Signals that compare two requests are measured only of those
+    that are as far apart.
+    """
     @_builtins.property
     def thresholds(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalThreshold]: ...
     def __init__(

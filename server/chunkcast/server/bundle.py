@@ -32,6 +32,10 @@ MAX_TENSOR_ELEMENTS = 2**24
 MAX_OBSERVATION_STEPS = 1024
 MAX_ACTION = 1e30
 """Bounds are compared in float32; an action without bounds is one that nobody can guard."""
+MAX_EPOCHS = 10_000
+"""Of a loss curve."""
+MAX_TEXT_LENGTH = 2000
+"""Of a finding's evidence or advice, in characters."""
 MAX_HEALTH_ENTRIES = 256
 """Findings, and bands of timesteps: each becomes a time series."""
 INSTRUCTION_INPUT = "instruction"
@@ -153,6 +157,10 @@ def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> 
     for finding in findings:
         known = finding.severity in FINDING_SEVERITIES and re.fullmatch(r"[a-z0-9_]{1,64}", finding.code) is not None
         require(known, f"finding {finding.code[:64]!r} has the severity {int(finding.severity)}, or is no code")
+        texts = max(len(finding.evidence), len(finding.advice))
+        require(texts <= MAX_TEXT_LENGTH, f"finding {finding.code} has a text of {texts} characters")
+    count = len(spec.training.loss_curve)
+    require(count <= MAX_EPOCHS, f"a loss curve of {count} epochs, expected at most {MAX_EPOCHS}")
     for band in bands:
         require(
             re.fullmatch(r"\d{1,9}-\d{1,9}", band) is not None, f"{band[:64]!r} is no band of timesteps such as 0-9"

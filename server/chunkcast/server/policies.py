@@ -233,6 +233,7 @@ class Policies:
         self._statistics.specs[chosen.spec.name] = chosen.spec
         # What robots reported of another version says nothing of this one.
         chosen.statistics.outcomes = Outcomes()
+        chosen.statistics.health.latest = {}
         self._publish_versions(policy)
         log.info("promoted", policy=chosen.spec.name, version=chosen.spec.version)
         return chosen

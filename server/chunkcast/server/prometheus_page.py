@@ -130,6 +130,12 @@ class StatisticsCollector(Collector):
         skipped = CounterMetricFamily(
             "chunkcast_health_skipped_chunks", "Chunks that there was no time to judge.", labels=["policy"]
         )
+        failures = CounterMetricFamily(
+            "chunkcast_health_failures", "Chunks that could not be judged; the log says why.", labels=["policy"]
+        )
+        unhealthy = GaugeMetricFamily(
+            "chunkcast_unhealthy_streams", "Streams whose latest judgement is unhealthy.", labels=["policy"]
+        )
         busy = CounterMetricFamily(
             "chunkcast_health_busy_seconds", "Processor time spent on judging chunks.", labels=["policy"]
         )
@@ -141,8 +147,10 @@ class StatisticsCollector(Collector):
             for verdict, count in health.verdicts.items():
                 judged.add_metric([policy, verdict], count)
             skipped.add_metric([policy], health.skipped)
+            failures.add_metric([policy], health.failures)
+            unhealthy.add_metric([policy], len(health.unhealthy_streams))
             busy.add_metric([policy], health.busy_seconds)
-        yield from (ratio, loss, judged, skipped, busy)
+        yield from (ratio, loss, judged, skipped, failures, unhealthy, busy)
 
     def _measured_success(self) -> Iterator[Metric]:
         """What robots reported lately, named and labelled as what was expected."""

@@ -148,7 +148,9 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         outcome = pb.EpisodeOutcome.Name(request.outcome).removeprefix("EPISODE_OUTCOME_").lower()
         task = request.task if known else OTHER_TASK
         version.statistics.episodes[task, outcome] += 1
-        version.statistics.outcomes.report(task, outcome, request.steps, request.robot_id)
+        # What another version did says nothing of the promoted one.
+        if request.policy_version in ("", version.spec.version):
+            version.statistics.outcomes.report(task, outcome, request.steps, request.robot_id)
         return pb.ReportEpisodeResponse()
 
     async def _predict(self, version: PolicyVersion, observations: list[pb.Observation]) -> pb.ActionChunk:

@@ -28,6 +28,9 @@ class Session:
 
     Args:
         spec: the policy's specification.
+
+    Attributes:
+        executed: what the robot says that it executed before the last observation, float32 ``[n, A]``, or ``None``.
     """
 
     def __init__(self, spec: pb.PolicySpec) -> None:
@@ -36,6 +39,7 @@ class Session:
         self._episode_id = ""
         self._last_step = -1
         self._instruction = ""
+        self.executed: npt.NDArray[np.float32] | None = None
         self._history: deque[tuple[int, Tensors]] = deque(maxlen=spec.observation_steps)
 
     @property
@@ -84,11 +88,13 @@ class Session:
             )
         tensors = self._decode(observation)
         self._committed.check(observation)
+        executed = self._executed(observation)
         if new_episode:
             self._history.clear()
         self._episode_id, self._last_step = observation.episode_id, observation.step
         self._instruction = instruction
         self._history.append((observation.step, tensors))
+        self.executed = executed
 
     def graph_inputs(self, observation: pb.Observation) -> Tensors:
         """The graph's inputs, without the batch axis, for ``observation``, the last one accepted."""
@@ -120,6 +126,17 @@ class Session:
             ticks.append(by_step.get(step, ticks[-1]))
         ticks.reverse()
         return ticks
+
+    def _executed(self, observation: pb.Observation) -> npt.NDArray[np.float32] | None:
+        if not observation.HasField("executed_actions"):
+            return None
+        horizon, size = self._chunk_shape
+        actions = _decode_actions("executed_actions", observation.executed_actions, horizon, size)
+        if not np.isfinite(actions).all():
+            raise ObservationRejected(
+                pb.ERROR_CODE_NOT_FINITE, "executed_actions are not finite; send what was executed"
+            )
+        return actions
 
     def _decode(self, observation: pb.Observation) -> Tensors:
         """The observation's tensors, each of the key, dtype and shape that the specification says, and finite."""
@@ -189,21 +206,7 @@ class _CommittedActions:
         """
         if not observation.HasField("committed_actions"):
             return
-        tensor = observation.committed_actions
-        shape, size = list(tensor.shape), self._shape[1]
-        if len(shape) != 2 or shape[1] != size or not 0 <= shape[0] <= self._longest:
-            raise ObservationRejected(
-                pb.ERROR_CODE_WRONG_SHAPE,
-                f"committed_actions has shape {_list_some(shape)}, expected [0 to {self._longest}, {size}]",
-            )
-        if tensor.dtype != pb.DATA_TYPE_FLOAT32:
-            raise ObservationRejected(pb.ERROR_CODE_WRONG_DTYPE, "committed_actions is not float32; convert it")
-        if len(tensor.data) != 4 * shape[0] * size:
-            raise ObservationRejected(
-                pb.ERROR_CODE_WRONG_SHAPE,
-                f"committed_actions has {len(tensor.data)} bytes of data, expected {4 * shape[0] * size} for {shape}",
-            )
-        actions = _committed(tensor)
+        actions = _decode_actions("committed_actions", observation.committed_actions, self._longest, self._shape[1])
         if not ((actions >= self._low) & (actions <= self._high)).all():
             raise ObservationRejected(
                 pb.ERROR_CODE_NOT_FINITE, "committed_actions are not finite and within the policy's action bounds"
@@ -213,14 +216,32 @@ class _CommittedActions:
         """The graph's prefix, float32 ``[H, A]``, and its length, int64 ``[]``, of a checked observation."""
         if not observation.HasField("committed_actions"):
             return self._none
-        actions = _committed(observation.committed_actions)
+        tensor = observation.committed_actions
+        actions = np.frombuffer(tensor.data, np.dtype("<f4")).reshape(tuple(tensor.shape))
         prefix = np.zeros(self._shape, np.float32)
         prefix[: len(actions)] = actions
         return prefix, np.array(len(actions), np.int64)
 
 
-def _committed(tensor: pb.Tensor) -> npt.NDArray[np.float32]:
-    return np.frombuffer(tensor.data, np.dtype("<f4")).reshape(tuple(tensor.shape))
+def _decode_actions(name: str, tensor: pb.Tensor, longest: int, size: int) -> npt.NDArray[np.float32]:
+    """The actions called ``name``, float32 ``[n, size]`` with ``n`` up to ``longest``.
+
+    Raises:
+        ObservationRejected: they are not.
+    """
+    shape = list(tensor.shape)
+    if len(shape) != 2 or shape[1] != size or not 0 <= shape[0] <= longest:
+        raise ObservationRejected(
+            pb.ERROR_CODE_WRONG_SHAPE, f"{name} has shape {_list_some(shape)}, expected [0 to {longest}, {size}]"
+        )
+    if tensor.dtype != pb.DATA_TYPE_FLOAT32:
+        raise ObservationRejected(pb.ERROR_CODE_WRONG_DTYPE, f"{name} is not float32; convert it")
+    if len(tensor.data) != 4 * shape[0] * size:
+        raise ObservationRejected(
+            pb.ERROR_CODE_WRONG_SHAPE,
+            f"{name} has {len(tensor.data)} bytes of data, expected {4 * shape[0] * size} for {shape}",
+        )
+    return np.frombuffer(tensor.data, np.dtype("<f4")).reshape(shape)
 
 
 def _list_some(values: list[Any], limit: int = 8) -> str:

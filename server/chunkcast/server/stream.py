@@ -19,6 +19,7 @@ from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
 from chunkcast.server.errors import ObservationRejected, Overloaded
 from chunkcast.server.health.monitor import HealthMonitor, StreamHealth
 from chunkcast.server.health.scorer import Sample
+from chunkcast.server.health.statistics import signal_word
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
 from chunkcast.server.statistics import ServerStatistics
@@ -72,6 +73,7 @@ class RobotStream:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._writing = self._reading_done = self._draining = False
+        self._unhealthy_logged = False
         self._refusals_logged: set[pb.ErrorCode.ValueType] = set()
 
     def join(self) -> None:
@@ -82,6 +84,8 @@ class RobotStream:
         """The stream is over."""
         self._version.batcher.withdraw(self)
         self._version.batcher.leave()
+        if self._health:
+            self._health.close()
 
     async def run(self) -> None:
         """Serve until the robot closes the stream.
@@ -144,7 +148,7 @@ class RobotStream:
             inputs = self._session.graph_inputs(observation)
             self._places.append(place)
             version, health, prepared = self._version, self._health, time.perf_counter()
-            instruction = self._session.instruction
+            instruction, executed = self._session.instruction, self._session.executed
 
             def answer(outcome: Outcome) -> None:
                 place.response = self._response(version, observation, outcome, prepared - arrived)
@@ -152,8 +156,9 @@ class RobotStream:
                     judged = health.latest(observation.episode_id)
                     if judged:
                         place.response.chunk.health.CopyFrom(judged)
+                        self._log_unhealthy(judged)
                     episode, step = observation.episode_id, observation.step
-                    health.offer(Sample(episode, step, instruction, inputs, outcome.actions))
+                    health.offer(Sample(episode, step, instruction, inputs, outcome.actions, executed))
                 self._changed.set()
 
             version.batcher.submit(
@@ -185,7 +190,19 @@ class RobotStream:
         """Another version, or a bundle that was loaded again with other thresholds, has a monitor of its own."""
         if self._monitor is not self._version.monitor:
             self._monitor = self._version.monitor
+            if self._health:
+                self._health.close()
             self._health = self._monitor.stream() if self._monitor else None
+
+    def _log_unhealthy(self, judged: pb.ChunkHealth) -> None:
+        """Once a stream, as refusals: the metrics say how often."""
+        if self._unhealthy_logged or not 0.0 < judged.threshold < judged.score:
+            return
+        self._unhealthy_logged = True
+        ratio = round(judged.score / judged.threshold, 2)
+        self._log.warning(
+            "out of the policy's element", step=judged.step, signal=signal_word(judged.signal), over_threshold=ratio
+        )
 
     def _refuse(self, place: _Place, observation: pb.Observation, refused: ObservationRejected | Overloaded) -> None:
         code = refused.code if isinstance(refused, ObservationRejected) else pb.ERROR_CODE_OVERLOADED

@@ -6,6 +6,7 @@ Answers GET only, from memory: what is asked for chooses among known names and n
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -73,6 +74,13 @@ class WebPage:
         self._thread.join()
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("REQUEST_METHOD") == "HEAD":
+            # The same headers, and nothing after them.
+            list(self._get(environ, start_response))
+            return []
+        return self._get(environ, start_response)
+
+    def _get(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD")
         if method not in ("GET", "HEAD"):
             return _plain(start_response, "405 Method Not Allowed", "GET only")
@@ -100,6 +108,12 @@ def _respond(start_response: StartResponse, status: str, kind: str, content: byt
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        # http.server's own is IPv4.
+        self.address_family = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)[0][0]
+        super().__init__(address, handler)
+
     request_queue_size = 32
 
 

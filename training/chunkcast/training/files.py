@@ -11,9 +11,14 @@ from typing import Any
 
 def write_text(file: Path, text: str) -> None:
     """Write ``text`` as UTF-8; half a surrogate pair, which no encoding takes, becomes a question mark."""
+    write_bytes(file, text.encode("utf-8", errors="replace"))
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write ``content``."""
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.writing")
-    aside.write_text(text, encoding="utf-8", errors="replace")
+    aside.write_bytes(content)
     os.replace(aside, file)
 
 

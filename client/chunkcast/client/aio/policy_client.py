@@ -77,11 +77,25 @@ class AsyncPolicyClient:
         return stream
 
     async def report_episode(
-        self, *, outcome: str, task: str, steps: int, policy: str = "", episode_id: str = "", robot_id: str = ""
+        self,
+        *,
+        outcome: str,
+        task: str,
+        steps: int,
+        policy: str = "",
+        policy_version: str = "",
+        episode_id: str = "",
+        robot_id: str = "",
     ) -> None:
         """Tell the server how an episode ended; as ``PolicyClient.report_episode``."""
         request = report_request(
-            outcome=outcome, task=task, steps=steps, policy=policy, episode_id=episode_id, robot_id=robot_id
+            outcome=outcome,
+            task=task,
+            steps=steps,
+            policy=policy,
+            policy_version=policy_version,
+            episode_id=episode_id,
+            robot_id=robot_id,
         )
         try:
             await self._stub.ReportEpisode(request, timeout=self._timeout)

@@ -127,6 +127,7 @@ class SimulatedRobot:
                 frames.append(robot.render(FRAME_SIZE))
         self._client.report_episode(
             policy=self._player.spec.name,
+            policy_version=self._chunks[-1].policy_version if self._chunks else "",
             episode_id=episode_id,
             robot_id=self._robot_id,
             task=job.task,

@@ -17,11 +17,11 @@ from chunkcast.server.health.scorer import Pair, Sample, Scorer
 from chunkcast.server.health.statistics import HealthStatistics
 from chunkcast.v1 import policy_pb2 as pb
 
-MAX_BATCH = 32
-"""Chunks judged at once."""
+MAX_BATCH = 8
+"""Chunks judged at once: larger batches save little and keep a processor from the robots for longer at a time."""
 
-KEPT_CHUNKS = 256
-"""Of a stream, where every chunk is to be judged."""
+KEPT_CHUNKS = 64
+"""Of a stream, where every chunk is to be judged; a robot that is further ahead of its judge loses the oldest."""
 
 log = structlog.get_logger()
 
@@ -36,11 +36,17 @@ class StreamHealth:
         self.queued = False
         self.course = Course()
         self.judged: tuple[str, pb.ChunkHealth] | None = None
+        self.closed = False
 
     def latest(self, episode_id: str) -> pb.ChunkHealth | None:
         """The last judgement of this episode."""
         judged = self.judged
         return judged[1] if judged and judged[0] == episode_id else None
+
+    def close(self) -> None:
+        """The stream is over."""
+        self.closed = True
+        self._monitor.forget(self)
 
     def offer(self, sample: Sample) -> None:
         """A chunk was answered: judge it when there is time."""
@@ -85,6 +91,10 @@ class HealthMonitor:
             if not self._wake.is_set():
                 self._wake.set()
 
+    def forget(self, stream: StreamHealth) -> None:
+        """A stream that is over is not unhealthy any more."""
+        self._statistics.unhealthy_streams.discard(stream)
+
     def close(self) -> None:
         """Let the thread end; what waits is not judged any more."""
         self._closing.set()
@@ -102,13 +112,7 @@ class HealthMonitor:
             self._wake.clear()
             while batch := self._take():
                 began = time.thread_time()
-                try:
-                    self._judge(batch)
-                except Exception:
-                    # Serving goes on without health, and says so once.
-                    if not self._failed:
-                        log.exception("chunks could not be judged", policy=self._name)
-                    self._failed = True
+                self._judge_all(batch)
                 busy = time.thread_time() - began
                 self._statistics.busy_seconds += busy
                 if self._closing.wait(busy * (1.0 / self._share - 1.0)):
@@ -130,6 +134,26 @@ class HealthMonitor:
                 self._queue.append(stream)
         return batch
 
+    def _judge_all(self, batch: list[tuple[StreamHealth, Pair]]) -> None:
+        """Judge a batch; where that fails, each by itself, so that one robot's chunk costs no other its judgement."""
+        try:
+            self._judge(batch)
+        except Exception:
+            for each in batch:
+                try:
+                    self._judge([each])
+                except Exception:
+                    self._give_up(each[0])
+
+    def _give_up(self, stream: StreamHealth) -> None:
+        """A chunk that cannot be judged takes the judgement before it with it: nobody knows how the episode goes."""
+        stream.judged = None
+        self.forget(stream)
+        self._statistics.failures += 1
+        if not self._failed:
+            self._failed = True
+            log.exception("a chunk could not be judged", policy=self._name)
+
     def _judge(self, batch: list[tuple[StreamHealth, Pair]]) -> None:
         scores = self._scorer.score([pair for _, pair in batch])
         for (stream, pair), score in zip(batch, scores, strict=True):
@@ -137,4 +161,8 @@ class HealthMonitor:
             averages = stream.course.add(current.episode_id, score)
             judged = self._thresholds.judge(current.step, current.instruction, averages)
             stream.judged = current.episode_id, judged
+            if 0.0 < judged.threshold < judged.score:
+                self._statistics.unhealthy_streams.add(stream)
+            if stream.closed or judged.score <= judged.threshold:
+                self.forget(stream)
             self._statistics.count(judged)

@@ -32,6 +32,7 @@ class Sample(NamedTuple):
         episode_id, step, instruction: of it.
         inputs: of the graph, without the batch axis.
         actions: the chunk ``[H, A]``, physical units.
+        executed: what was executed before it, ``[n, A]``, as the robot says; ``None``: it said nothing.
     """
 
     episode_id: str
@@ -39,6 +40,7 @@ class Sample(NamedTuple):
     instruction: str
     inputs: GraphInputs
     actions: npt.NDArray[np.float32]
+    executed: npt.NDArray[np.float32] | None = None
 
 
 class Pair(NamedTuple):
@@ -60,6 +62,7 @@ class Scorer:
     def __init__(self, spec: pb.PolicySpec, references: Mapping[str, Reference], graph: AskGraph | None) -> None:
         self._spec, self._references, self._graph = spec, references, graph
         self._entries = state_entries(spec)
+        self._ticks = spec.serving_health.execute_steps or spec.action.execute_steps
         self._span = np.array([each.high - each.low for each in spec.action.elements], np.float32)
         elements = [each for entry in self._entries for each in entry.elements]
         complete = all(len(entry.elements) == math.prod(entry.shape) for entry in self._entries)
@@ -110,12 +113,14 @@ class Scorer:
         if previous is None:
             return scores
         ticks = current.step - previous.step
+        # The references are of requests so far apart; of others they say nothing.
+        if ticks != self._ticks:
+            return scores
         apart = signals.disagreement(previous.actions, current.actions, ticks, self._span)
         if apart is not None:
             scores[pb.HEALTH_SIGNAL_DISAGREEMENT] = apart
-        # Beyond the older chunk nobody knows what was executed.
-        if reference and ticks <= len(previous.actions):
-            executed = previous.actions[:ticks]
+        executed = previous.actions[:ticks] if current.executed is None else current.executed[-ticks:]
+        if reference and len(executed) == ticks:
             scores[pb.HEALTH_SIGNAL_RESPONSE] = signals.response(self._state(previous), state, executed, reference)
         return scores
 

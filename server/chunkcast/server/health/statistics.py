@@ -19,7 +19,7 @@ def signal_word(signal: pb.HealthSignal.ValueType) -> str:
 
 
 class HealthStatistics:
-    """Written by the monitor's thread, but for ``skipped``, which the event loop counts."""
+    """Of a policy's versions together. Written by the monitors' threads, ``skipped`` by the event loop."""
 
     def __init__(self) -> None:
         self.verdicts: Counter[str] = Counter(healthy=0, unhealthy=0)
@@ -29,6 +29,10 @@ class HealthStatistics:
         self.latest: dict[str, float] = {}
         """By signal: the ratio that was counted last."""
         self.denoising_loss = Histogram(LOSS_BOUNDS)
+        self.unhealthy_streams: set[object] = set()
+        """Streams whose latest judgement is unhealthy."""
+        self.failures = 0
+        """Chunks that could not be judged."""
         self.skipped = 0
         """Chunks that were replaced by a newer one of their stream before they were judged."""
         self.busy_seconds = 0.0

@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import json_format
 
 from chunkcast.training.errors import ExportError
-from chunkcast.training.files import write_text
+from chunkcast.training.files import write_bytes, write_text
 from chunkcast.v1 import health_pb2 as pb_health
 from chunkcast.v1 import policy_pb2 as pb
 
@@ -43,32 +43,7 @@ def write_bundle(
         if not (folder / SPEC_NAME).is_file():
             raise ExportError(f"{folder} exists and is not a bundle (no {SPEC_NAME}); choose another --out")
     spec.version = spec.version or hashlib.sha256(graph).hexdigest()[:12]
-    _write_files(folder, {GRAPH_NAME: graph} | ({HEALTH_GRAPH_NAME: health_graph} if health_graph else {}), spec)
-
-
-def write_serving_health(bundle: Path, reference: pb_health.HealthReference, health: pb.ServingHealth | None) -> None:
-    """Put what health signals are measured against into a bundle, in place of what is there.
-
-    The graph, and with it the policy's version, stay as they are. Written aside, then renamed.
-
-    Args:
-        reference: of every instruction.
-        health: the thresholds, or ``None`` while they are not known yet.
-
-    Raises:
-        ExportError: the folder is no bundle.
-    """
-    spec = read_spec(bundle)
-    spec.ClearField("serving_health")
-    if health is not None:
-        spec.serving_health.CopyFrom(health)
-    files = {file.path: (bundle / file.path).read_bytes() for file in spec.files}
-    files[HEALTH_REFERENCE_NAME] = reference.SerializeToString(deterministic=True)
-    _write_files(bundle, files, spec)
-
-
-def _write_files(folder: Path, files: Mapping[str, bytes], spec: pb.PolicySpec) -> None:
-    """Make ``folder`` a bundle of ``files``, which ``spec`` is to name, in one rename."""
+    files = {GRAPH_NAME: graph} | ({HEALTH_GRAPH_NAME: health_graph} if health_graph else {})
     del spec.files[:]
     for name, content in files.items():
         spec.files.add(path=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
@@ -91,6 +66,30 @@ def _write_files(folder: Path, files: Mapping[str, bytes], spec: pb.PolicySpec) 
             os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_serving_health(bundle: Path, reference: pb_health.HealthReference, health: pb.ServingHealth) -> None:
+    """Put what health signals are measured against into a bundle, in place of what is there.
+
+    The graph, and with it the policy's version, stay as they are.
+
+    Args:
+        reference: of every instruction.
+        health: the thresholds; none while they are not known yet.
+
+    Raises:
+        ExportError: the folder is no bundle.
+    """
+    spec = read_spec(bundle)
+    spec.serving_health.CopyFrom(health)
+    content = reference.SerializeToString(deterministic=True)
+    kept = [file for file in spec.files if file.path != HEALTH_REFERENCE_NAME]
+    del spec.files[:]
+    spec.files.extend(kept)
+    spec.files.add(path=HEALTH_REFERENCE_NAME, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    # Between the two renames a server that reads the bundle finds that they do not belong together, and refuses it.
+    write_bytes(bundle / HEALTH_REFERENCE_NAME, content)
+    write_text(bundle / SPEC_NAME, spec_json(spec))
 
 
 def read_spec(bundle: Path) -> pb.PolicySpec:

@@ -16,7 +16,8 @@ from tyro.conf import Positional
 
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.loss_curve import LossKind
-from chunkcast.training.health.rollouts import CALIBRATION_SEED, MONITOR_SEED
+from chunkcast.training.health.monitor_command import Monitor, monitor_command
+from chunkcast.training.health.rollouts import CALIBRATION_SEED
 
 if TYPE_CHECKING:
     from chunkcast.training.demonstrations import Demonstrations
@@ -94,26 +95,6 @@ class Expect:
     """What chunkcast-health calibrate wrote."""
     data: Path
     """The demonstrations of that calibration."""
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """Play a bundle through the server and write into it what its chunks are judged by while it serves: references and
-    thresholds of the health signals, from successful episodes.
-    """
-
-    bundle: Positional[Path]
-    """The bundle."""
-    episodes: int = 30
-    """Episodes of each task that references are fitted on; twice as many others give the thresholds."""
-    seed: int = MONITOR_SEED
-    """First episode seed; three times --episodes are taken. Of no demonstrations, calibrations or evaluations."""
-    false_alarms: float = 0.03
-    """Share of healthy, successful episodes that may be called unhealthy at any of their chunks (conformal alpha)."""
-    workers: int = os.cpu_count() or 1
-    """Parallel robots."""
-    json: Path | None = None
-    """File for the thresholds."""
 
 
 Command = Check | Report | Calibrate | Expect | Monitor
@@ -337,31 +318,4 @@ def expect_command(config: Expect) -> None:
     ]
     write_expectations(config.bundle, expected)
     print_expectations([messages.expectation_json(each) for each in expected])
-    print(config.bundle / "policy.json")
-
-
-def monitor_command(config: Monitor) -> None:
-    """Calibrate a bundle's health signals; print and write the thresholds.
-
-    Raises:
-        TrainingError: bad flags, or a bundle without enough successful episodes.
-    """
-    from google.protobuf import json_format
-    from rich.console import Console
-
-    from chunkcast.training.files import write_json
-    from chunkcast.training.health.monitor import calibrate_monitor
-    from chunkcast.training.health.rollouts import Rollouts
-    from chunkcast.training.health.tables import print_thresholds
-
-    if config.episodes < 1 or config.workers < 1:
-        raise TrainingError(f"--episodes and --workers must be at least 1, got {config.episodes} and {config.workers}")
-    if not 0.0 < config.false_alarms < 1.0:
-        raise TrainingError(f"--false-alarms is {config.false_alarms}, expected above 0 and below 1")
-    rollouts = Rollouts(config.episodes, config.seed, config.workers)
-    with Console(stderr=True).status("reading the bundle") as status:
-        health = calibrate_monitor(config.bundle, rollouts, config.false_alarms, status.update)
-    print_thresholds(health)
-    if config.json:
-        write_json(config.json, json_format.MessageToDict(health, preserving_proto_field_name=True))
     print(config.bundle / "policy.json")

@@ -1,4 +1,4 @@
-"""``chunkcast-health monitor``: what a server judges a policy's episodes by, from episodes that went well.
+"""What a server judges a policy's episodes by, from episodes that went well.
 
 Two sets of episodes are played through the server. On the traces of the first the references are fitted; the second is
 judged by a server that has them, and its scores give the thresholds. So no signal is computed twice, in two ways.
@@ -24,31 +24,38 @@ EVERY_CHUNK = ("--health-share", "1")
 
 
 def calibrate_monitor(
-    bundle: Path, rollouts: Rollouts, alpha: float, on_stage: Callable[[str], None] = lambda stage: None
+    bundle: Path,
+    rollouts: Rollouts,
+    alpha: float,
+    execute_steps: int | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> pb.ServingHealth:
     """Play, fit, and write references and thresholds into ``bundle``.
 
     Args:
         rollouts: the first set; the second has twice its episodes, on the seeds after it.
         alpha: share of healthy episodes that may be called unhealthy.
+        execute_steps: ticks from one request to the next; what the policy advises by default.
         on_stage: told what is being done.
 
     Raises:
         TrainingError: the bundle cannot be played, or has too few successful episodes.
     """
     spec = read_spec(bundle)
+    pace = pb.ServingHealth(execute_steps=execute_steps or spec.action.execute_steps)
+    at_pace = ("--execute-steps", str(pace.execute_steps))
     second = replace(rollouts, episodes=2 * rollouts.episodes, seed=rollouts.seed + rollouts.episodes)
     _require_unseen(spec, rollouts.seed, second.seed + second.episodes - 1)
     with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
         copy, traces = Path(folder) / "bundle", Path(folder) / "traces"
         shutil.copytree(bundle, copy)
         on_stage("playing the episodes that references are fitted on")
-        rollouts.play_bundle(bundle, "--trace", str(traces), "--health-share", "0")
+        rollouts.play_bundle(bundle, *at_pace, "--trace", str(traces), "--health-share", "0")
         episodes = read_traces(traces)
         reference = fit_reference(bundle, spec, episodes)
-        write_serving_health(copy, reference, None)
+        write_serving_health(copy, reference, pace)
         on_stage("playing the episodes that thresholds come from")
-        played = second.play_bundle(copy, *EVERY_CHUNK)["each_episode"]
+        played = second.play_bundle(copy, *at_pace, *EVERY_CHUNK)["each_episode"]
     solved = [each for each in played if each["success"]]
     # In turn, so that both halves have every instruction.
     even, odd = ([_judged(each) for each in solved if each["seed"] % 2 == parity] for parity in (0, 1))
@@ -61,7 +68,7 @@ def calibrate_monitor(
         reference_episodes=sum(each.success for each in episodes),
         reference_first_seed=rollouts.seed,
         reference_last_seed=rollouts.seed + rollouts.episodes - 1,
-        execute_steps=spec.action.execute_steps,
+        execute_steps=pace.execute_steps,
     )
     on_stage("writing the bundle")
     write_serving_health(bundle, reference, health)

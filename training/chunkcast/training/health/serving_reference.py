@@ -191,7 +191,9 @@ class _Embedding:
         self._instructions = {each.text: np.array(each.embedding, np.float32) for each in spec.instructions}
 
     def __call__(self, episode: TracedEpisode) -> Array:
-        """``[n, W]``. Before the first request the policy saw ticks that are not in the trace: the nearest stand in."""
+        """``[n, W]``. A trace has no ticks between requests: for a policy that sees several, its current one stands in
+        for those before it.
+        """
         count, steps = len(episode.step), self._spec.observation_steps
         feeds: dict[str, Any] = {
             key: np.repeat(array[:, None], steps, axis=1) for key, array in episode.observations.items()

@@ -69,10 +69,14 @@ def fit_thresholds(
         TrainingError: an instruction has no episode, or there are too few for ``alpha``.
     """
     units: dict[tuple[str, str], float] = {}
-    for task in dict.fromkeys(each.task for each in factor_from):
-        mine = [each.highest for each in units_from if each.task == task]
-        if not mine:
-            raise TrainingError(f"no successful episode of {task!r} to take units from; take more --episodes")
+    judged = [[each for each in half if each.highest] for half in (units_from, factor_from)]
+    for task in dict.fromkeys(each.task for each in (*units_from, *factor_from)):
+        mine = [each.highest for each in judged[0] if each.task == task]
+        if not mine or not any(each.task == task for each in judged[1]):
+            raise TrainingError(
+                f"too few successful episodes of {task!r} that were judged, expected some of even and of odd seeds; "
+                "take more --episodes"
+            )
         for signal in sorted(set().union(*mine)):
             reached = [highest[signal] for highest in mine if signal in highest]
             least = MIN_RANGE_UNIT if signal == "range" else MIN_UNIT
@@ -84,7 +88,7 @@ def fit_thresholds(
                 for signal, score in each.highest.items()
                 if (each.task, signal) in units
             )
-            for each in factor_from
+            for each in judged[1]
         ],
         alpha,
     )
