@@ -76,13 +76,13 @@ class WebPage:
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("REQUEST_METHOD") == "HEAD":
             # The same headers, and nothing after them.
-            list(self._get(environ, start_response))
+            list(self._get({**environ, "REQUEST_METHOD": "GET"}, start_response))
             return []
         return self._get(environ, start_response)
 
     def _get(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD")
-        if method not in ("GET", "HEAD"):
+        if method != "GET":
             return _plain(start_response, "405 Method Not Allowed", "GET only")
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
