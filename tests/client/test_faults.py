@@ -90,6 +90,9 @@ def test_a_fault_is_read_from_a_flag() -> None:
         ("sensor-bias:-1", "expected 0 to 1 m"),
         ("frozen:3", "frozen has no size"),
         ("frozen@-1", "the first tick is '-1'"),
+        ("frozen@500", "the first tick is '500', expected 0 to 499"),
+        ("delay:2.5", "expected whole ticks"),
+        ("wrong-task@40", "an episode has one instruction"),
         ("frozen@", ""),
     ],
 )

@@ -323,8 +323,10 @@ def test_an_unhealthy_policy_stops_the_robot() -> None:
     loop.tick = 0
     loop.play(2)  # at its threshold it is healthy
     loop.playback.health = health(1.01)
-    with pytest.raises(PolicyUnhealthy, match=r"at tick 2: novelty is 1.01, healthy up to 1"):
+    with pytest.raises(PolicyUnhealthy, match=r"at tick 2: novelty is 1.01 at tick 0, healthy up to 1") as stopped:
         loop.step()
+    assert stopped.value.health == loop.playback.health
+    assert loop.playback.unhealthy_at == 2
 
 
 def test_an_unhealthy_policy_slows_the_robot_towards_rest() -> None:

@@ -128,6 +128,7 @@ def test_bad_flags_are_one_line(tmp_path: Path) -> None:
         ((SHIPPED_BUNDLE, "--episodes", "0"), "error: --episodes and --workers must be at least 1"),
         ((SHIPPED_BUNDLE, "--false-alarms", "1.5"), "error: --false-alarms is 1.5, expected above 0 and below 1"),
         ((SHIPPED_BUNDLE, "--seed", "50"), "error: seeds 50 to 139 overlap with those of the demonstrations, 0 to 108"),
+        ((SHIPPED_BUNDLE, "--execute-steps", "0"), "error: --execute-steps is 0, expected 1 or more"),
         ((tmp_path,), "policy.json is missing"),
     ):
         refused = run("chunkcast-health", "monitor", *arguments, code=2)

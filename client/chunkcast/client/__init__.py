@@ -4,6 +4,7 @@
 """
 
 from chunkcast.client.action_stream import ActionStream
+from chunkcast.client.chunk_health import ChunkHealth
 from chunkcast.client.chunk_player import ChunkPlayer, EpisodeSummary
 from chunkcast.client.errors import (
     ChunkcastError,
@@ -19,7 +20,7 @@ from chunkcast.client.errors import (
 from chunkcast.client.playback_config import PlaybackConfig
 from chunkcast.client.policy_client import PolicyClient
 from chunkcast.client.robot import Robot, check_observation
-from chunkcast.client.wire import ActionChunk, ChunkHealth, Observation
+from chunkcast.client.wire import ActionChunk, Observation
 
 __all__ = [
     "ActionChunk",

@@ -32,12 +32,14 @@ class EpisodeSummary:
         ticks: control ticks played.
         late_ticks: ticks that began after their time, because a chunk or the robot took too long.
         starved_ticks: ticks that no chunk knew; the robot held or slowed down.
+        unhealthy_at: the tick at which the server first said that the policy is out of its element, or ``None``.
     """
 
     episode_id: str
     ticks: int
     late_ticks: int
     starved_ticks: int = 0
+    unhealthy_at: int | None = None
 
 
 class ChunkPlayer:
@@ -165,7 +167,8 @@ class ChunkPlayer:
                     time.sleep(ahead)
         finally:
             robot.safe_stop()
-        return EpisodeSummary(episode_id, tick, rate.late_ticks, self._playback.starved_ticks)
+        playback = self._playback
+        return EpisodeSummary(episode_id, tick, rate.late_ticks, playback.starved_ticks, playback.unhealthy_at)
 
     @property
     def at_border(self) -> bool:

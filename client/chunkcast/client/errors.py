@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from chunkcast.client.chunk_health import ChunkHealth
 from chunkcast.v1 import policy_pb2 as pb
 
 
@@ -72,8 +73,19 @@ class UnsafeAction(ObservationError):
 
 class PolicyUnhealthy(ChunkcastError):
     """The server judges the policy out of its element (``PlaybackConfig(on_unhealthy="stop")``). Stop the robot; the
-    message names the signal, its score and its threshold.
+    message names the signal, its score, its threshold, and the tick that was judged.
+
+    Attributes:
+        health: the judgement.
     """
+
+    def __init__(self, message: str, health: ChunkHealth) -> None:
+        # Both go to the base class, so that the error survives the way between two processes.
+        super().__init__(message, health)
+        self.health = health
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RobotMismatch(ChunkcastError):

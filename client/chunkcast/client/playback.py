@@ -22,6 +22,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
+from chunkcast.client.chunk_health import ChunkHealth
 from chunkcast.client.errors import (
     ChunkcastError,
     ChunkTimeout,
@@ -32,7 +33,7 @@ from chunkcast.client.errors import (
 )
 from chunkcast.client.playback_config import PlaybackConfig, require_fits
 from chunkcast.client.robot import ActionCheck, check_observation
-from chunkcast.client.wire import ActionChunk, Answer, ChunkHealth, Observation, Sent, encode_observation
+from chunkcast.client.wire import ActionChunk, Answer, Observation, Sent, encode_observation
 from chunkcast.v1 import policy_pb2 as pb
 
 DELAYS_KEPT = 10
@@ -54,6 +55,7 @@ class Playback:
         at_border: the last action was the first in which a new chunk had a part.
         starved_ticks: ticks of this episode that no chunk knew.
         health: how the server judged this episode last, or ``None``.
+        unhealthy_at: the tick at which it first said unhealthy, or ``None``.
 
     Raises:
         ValueError: the configuration does not fit the policy.
@@ -102,7 +104,7 @@ class Playback:
         self._reason: ChunkcastError | None = None
         self._new_chunk = self.at_border = False
         self.health: ChunkHealth | None = None
-        self._was_unhealthy = False
+        self.unhealthy_at: int | None = None
         self._executed: deque[npt.NDArray[np.float32]] = deque(maxlen=self._execute_steps)
         self._between_ticks = True
         return self.episode_id
@@ -218,11 +220,13 @@ class Playback:
             PolicyUnhealthy: the server judges the policy out of its element, and ``on_unhealthy`` is ``stop``.
         """
         if self.health and self.health.unhealthy:
-            self._was_unhealthy = True
+            if self.unhealthy_at is None:
+                self.unhealthy_at = self._tick
             if self._config.on_unhealthy == "stop":
                 raise PolicyUnhealthy(
                     f"the policy is out of its element at tick {self._tick}: {self.health.signal} is "
-                    f"{self.health.score:.3g}, healthy up to {self.health.threshold:.3g}"
+                    f"{self.health.score:.3g} at tick {self.health.step}, healthy up to {self.health.threshold:.3g}",
+                    self.health,
                 )
         action = self._planned()
         self._between_ticks = True
@@ -238,7 +242,7 @@ class Playback:
 
     def _slowed(self, action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """What a planned action becomes where the episode has been unhealthy."""
-        if not self._was_unhealthy or self._config.on_unhealthy != "slow":
+        if self.unhealthy_at is None or self._config.on_unhealthy != "slow":
             return action
         slowed: npt.NDArray[np.float32] = action + self._slow_by * (self._rest - action)
         return slowed

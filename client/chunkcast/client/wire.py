@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
+from chunkcast.client.chunk_health import ChunkHealth
 from chunkcast.client.errors import (
     ChunkcastError,
     ChunkTimeout,
@@ -49,30 +50,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 * 2**20),
 )
-
-
-class ChunkHealth(NamedTuple):
-    """How the server judges the episode: is the policy in its element?
-
-    Attributes:
-        step: of the observation that was judged, mostly an earlier one than the chunk's.
-        signal: the one that stands highest above its threshold or nearest to it, such as ``novelty``; empty where the
-            policy has no thresholds.
-        score: in the signal's own unit.
-        threshold: above it the episode is unhealthy.
-        scores: every signal's score and threshold (0: none), by name.
-    """
-
-    step: int
-    signal: str
-    score: float
-    threshold: float
-    scores: Mapping[str, tuple[float, float]]
-
-    @property
-    def unhealthy(self) -> bool:
-        """Whether the policy is out of its element: slow down, stop, or ask a person."""
-        return 0.0 < self.threshold < self.score
 
 
 class ActionChunk(NamedTuple):

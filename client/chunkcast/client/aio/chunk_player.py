@@ -112,7 +112,8 @@ class AsyncChunkPlayer:
                 await asyncio.sleep(rate.seconds_ahead(time.monotonic()))
         finally:
             robot.safe_stop()
-        return EpisodeSummary(episode_id, tick, rate.late_ticks, self._playback.starved_ticks)
+        playback = self._playback
+        return EpisodeSummary(episode_id, tick, rate.late_ticks, playback.starved_ticks, playback.unhealthy_at)
 
     @property
     def at_border(self) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import statistics
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -125,17 +127,25 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
 
 def _health(results: Sequence[EpisodeResult]) -> dict[str, Any] | None:
     """How many episodes the server called unhealthy, by what came of them; ``None`` if it judged none."""
-    if not any(result.health.judged for result in results):
+    judged = sum(result.health.judged for result in results)
+    if not judged:
         return None
+    flagged = [result.health for result in results if result.health.flagged_at is not None]
+    groups = {
+        "successes": [result for result in results if result.success],
+        "failures": [result for result in results if not result.success],
+    }
     return {
-        name: {
-            "episodes": len(group),
-            "flagged": sum(result.health.flagged_at is not None for result in group),
-        }
-        for name, group in (
-            ("successes", [result for result in results if result.success]),
-            ("failures", [result for result in results if not result.success]),
-        )
+        "judged_chunks": judged,
+        "first_signal": dict(Counter(health.flagged_by for health in flagged).most_common()),
+        "median_tick": statistics.median(health.flagged_at or 0 for health in flagged) if flagged else None,
+        **{
+            name: {
+                "episodes": len(group),
+                "flagged": sum(result.health.flagged_at is not None for result in group),
+            }
+            for name, group in groups.items()
+        },
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.client.sim.metaworld_robot import MetaWorldRobot, Observed
+from chunkcast.client.sim.metaworld_robot import MAX_EPISODE_STEPS, MetaWorldRobot, Observed
 
 ONE_TICK = 18
 """Entries of MetaWorld's observation that describe a tick; the tick before follows, then the goal."""
@@ -97,8 +97,12 @@ def parse_fault(text: str) -> Fault:
         raise UnknownFault(f"--fault {text!r}: {name} has no size; expected {name}[@TICK]")
     if not 0.0 <= value <= kind.most:
         raise UnknownFault(f"--fault {text!r}: the size is {size!r}, expected 0 to {kind.most:g} {kind.unit}")
-    if tick and not tick.isdecimal():
-        raise UnknownFault(f"--fault {text!r}: the first tick is {tick!r}, expected a whole number, 0 or more")
+    if kind.unit == "ticks" and value != int(value):
+        raise UnknownFault(f"--fault {text!r}: the size is {size!r}, expected whole ticks")
+    if name == "wrong-task" and tick:
+        raise UnknownFault(f"--fault {text!r}: an episode has one instruction; leave out @{tick}")
+    if tick and not (tick.isdecimal() and int(tick) < MAX_EPISODE_STEPS):
+        raise UnknownFault(f"--fault {text!r}: the first tick is {tick!r}, expected 0 to {MAX_EPISODE_STEPS - 1}")
     return Fault(name, value, int(tick) if tick else kind.from_tick)
 
 

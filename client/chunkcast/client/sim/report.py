@@ -28,7 +28,8 @@ def print_report(summary: dict[str, Any]) -> None:
     """A table of success by task, and a line of latency."""
     first, last = summary["first_seed"], summary["last_seed"]
     table = Table(
-        title=f"{summary['policy']} {summary['policy_version']}: success through the server, seeds {first}-{last}",
+        title=f"{summary['policy']} {summary['policy_version']}: success through the server, seeds {first}-{last}"
+        + (f", with the fault {summary['fault']}" if summary["fault"] else ""),
         title_justify="left",
     )
     table.add_column("task")
@@ -52,14 +53,22 @@ def print_report(summary: dict[str, Any]) -> None:
         f"p99 {chunk['p99']:.2f}; inference p50 {inference['p50']:.2f} ms; {summary['seconds']:.0f} s in all",
         highlight=False,
     )
-    _print_health(console, summary["health"])
+    _print_health(console, summary["health"], summary["chunks"])
 
 
-def _print_health(console: Console, health: dict[str, Any] | None) -> None:
+def _print_health(console: Console, health: dict[str, Any] | None, chunks: int) -> None:
     if health is None:
+        console.print("the server judged no chunk's health", highlight=False)
         return
-    parts = [f"{facts['flagged']} of {facts['episodes']} {name}" for name, facts in health.items() if facts["episodes"]]
-    console.print(f"called unhealthy by the server while they were played: {', '.join(parts)}", highlight=False)
+    groups = [(name, health[name]) for name in ("successes", "failures") if health[name]["episodes"]]
+    parts = [f"{facts['flagged']} of {facts['episodes']} {name}" for name, facts in groups]
+    signals = ", ".join(f"{signal} {count}" for signal, count in health["first_signal"].items())
+    first = f"; first by {signals}, at tick {health['median_tick']:g} (median)" if signals else ""
+    console.print(
+        f"called unhealthy by the server while they were played: {', '.join(parts)}{first}; "
+        f"{health['judged_chunks']} of {chunks} chunks judged",
+        highlight=False,
+    )
 
 
 def print_metrics(address: str) -> None:

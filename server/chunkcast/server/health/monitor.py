@@ -70,6 +70,7 @@ class HealthMonitor:
     ) -> None:
         self._scorer, self._thresholds, self._statistics, self._share = scorer, thresholds, statistics, share
         self._name = name
+        statistics.share = share
         self._queue: deque[StreamHealth] = deque()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._failed = False

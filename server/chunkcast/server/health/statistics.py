@@ -29,6 +29,8 @@ class HealthStatistics:
         self.latest: dict[str, float] = {}
         """By signal: the ratio that was counted last."""
         self.denoising_loss = Histogram(LOSS_BOUNDS)
+        self.share = 0.0
+        """Of one processor, that judging may take; 0: nothing is judged."""
         self.unhealthy_streams: set[object] = set()
         """Streams whose latest judgement is unhealthy."""
         self.failures = 0

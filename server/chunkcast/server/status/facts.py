@@ -80,6 +80,7 @@ def _policy(
         "health": {
             "calibrated": spec.HasField("serving_health"),
             "false_alarm_rate": spec.serving_health.false_alarm_rate,
+            "share": health.share,
             "judged": dict(health.verdicts),
             "skipped": health.skipped,
             "failures": health.failures,

@@ -33,13 +33,14 @@ function ago(seconds) {
 
 function verdict(policy) {
   const below = policy.success.filter((row) => row.below_expected).map((row) => row.task);
-  const { calibrated, judged, unhealthy_streams: unhealthy } = policy.health;
+  const { calibrated, judged, share, unhealthy_streams: unhealthy } = policy.health;
   const findings = (severity) => policy.findings.filter((finding) => finding.severity === severity).map((f) => words(f.code));
   if (below.length) return ["error", `succeeds less than expected: ${below.join(", ")}`];
   if (findings("error").length) return ["error", `training: ${findings("error").join(", ")}`];
   if (unhealthy) return ["warning", `out of its element: ${unhealthy} robot${unhealthy === 1 ? "" : "s"}`];
   if (findings("warning").length) return ["warning", `training: ${findings("warning").join(", ")}`];
   if (!calibrated) return ["info", "no health thresholds"];
+  if (!share) return ["info", "health is not judged"];
   if (!judged.healthy && !judged.unhealthy) return ["info", "not judged yet"];
   return ["ok", "healthy"];
 }
