@@ -16,9 +16,9 @@ function niceMax(value) {
 }
 
 export const short = (value) =>
-  value === 0 ? "0" : Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(2)));
+  value === 0 ? "0" : Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
 
-// series: [{className, points: [[x, y or null]]}]; options: {height, label, log, limit, xLabels: [[x, text]]}
+// series: [{className, points: [[x, y or null]]}]; options: {height, label, log, limit, from, to, xLabels: [[x, text]]}
 export function lineChart(series, options) {
   const width = 420, height = options.height ?? 150, left = options.bare ? 2 : 38, right = 6, top = 8;
   const bottom = options.bare ? 4 : 20;
@@ -26,7 +26,7 @@ export function lineChart(series, options) {
   const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": options.label });
   if (!points.length) return svg;
   const xs = points.map(([x]) => x), ys = points.map(([, y]) => y);
-  const x0 = options.from ?? Math.min(...xs), x1 = Math.max(...xs, x0 + 1e-9);
+  const x0 = options.from ?? Math.min(...xs), x1 = Math.max(options.to ?? Math.max(...xs), x0 + 1e-9);
   const flip = options.log ? Math.log10 : (y) => y;
   const low = options.log ? Math.floor(flip(Math.min(...ys))) : 0;
   const high = options.log ? Math.max(Math.ceil(flip(Math.max(...ys))), low + 1)

@@ -60,7 +60,7 @@ function latency(policy, now) {
     figures([["p50", ms("p50")], ["p99", ms("p99")], ["chunks/s", last ? short(last.chunks_per_second) : "-"],
       ["refused/s", last ? short(last.refused_per_second) : "-"], ["waiting", String(policy.waiting)]]),
     drawn
-      ? lineChart(series, { label: "p50 and p99 latency in milliseconds", from,
+      ? lineChart(series, { label: "p50 and p99 latency in milliseconds", from, to: policy.live.at(-1)?.time,
         xLabels: [[from, `${ago(now - from)} ago`, "start"], [policy.live.at(-1).time, "now", "end"]] })
       : element("p", "empty", "no chunk in the last minutes"),
     legend(["first", "p50, ms"], ["second", "p99, ms"]));
@@ -76,7 +76,8 @@ function signals(policy) {
       return element("div", "",
         element("p", "", words(name), element("b", latest > 1 ? "error" : "", latest.toFixed(2))),
         lineChart([{ className: latest > 1 ? "error" : "first", points }],
-          { label: `${words(name)} relative to its threshold`, height: 90, bare: true, limit: 1, from: policy.live[0]?.time }));
+          { label: `${words(name)} relative to its threshold`, height: 90, bare: true, limit: 1, from: policy.live[0]?.time,
+            to: policy.live.at(-1)?.time }));
     }))
     : element("p", "empty", policy.health.calibrated ? "no chunk has been judged yet"
       : "this bundle has no thresholds: chunkcast-health monitor measures them");
