@@ -11,6 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Some tests start programs by a fork while gRPC's threads run; gRPC's handlers would follow through it, and may crash.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 from chunkcast.client.private_server import PrivateServer, private_server
 from tests.handmade_bundle import write_echo_bundle
 
