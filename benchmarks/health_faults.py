@@ -22,7 +22,7 @@ from chunkcast.training.export.bundle_writer import read_spec
 from chunkcast.training.files import write_json
 from chunkcast.training.health.monitor import EVERY_CHUNK
 from chunkcast.training.health.rollouts import Rollouts
-from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import signal_name
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ def main(config: FaultsConfig) -> None:
     spec = read_spec(config.bundle)
     if not spec.HasField("serving_health"):
         raise SystemExit(f"error: {config.bundle} has no health thresholds; run chunkcast-health monitor first")
-    thresholds = {
-        (each.task, pb.HealthSignal.Name(each.signal).removeprefix("HEALTH_SIGNAL_").lower()): each.threshold
-        for each in spec.serving_health.thresholds
-    }
+    thresholds = {(each.task, signal_name(each.signal)): each.threshold for each in spec.serving_health.thresholds}
     console = Console(width=160)
     healthy = [each for each in play(config, config.healthy, "") if each["success"]]
     alarms = [each for each in healthy if each["health"]["flagged_at"] is not None]
@@ -121,7 +118,7 @@ def main(config: FaultsConfig) -> None:
             "successes": len(healthy),
             "flagged": len(alarms),
             "false_alarm_rate": round(1.0 - quiet, 4),
-            "flagged_episodes": [{**each, "health": {**each["health"]}} for each in alarms],
+            "flagged_episodes": alarms,
         },
         "faults": rows,
         "all": {

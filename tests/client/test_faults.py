@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from chunkcast.client import ChunkHealth, ChunkPlayer, PlaybackConfig, PolicyClient, PolicyUnhealthy
+from chunkcast.client import ChunkPlayer, PlaybackConfig, PolicyClient, PolicyUnhealthy
 from chunkcast.client.private_server import PrivateServer
 from chunkcast.client.sim.episode import EpisodeJob, SimulatedRobot
 from chunkcast.client.sim.faults import FAULTS, Fault, FaultyRobot, UnknownFault, parse_fault
@@ -140,7 +140,6 @@ def test_a_robot_with_a_fault_is_stopped_while_it_moves(serve_bundle: ServeBundl
 def test_a_slowed_robot_is_slow_to_the_end_and_arrives(shipped_server: PrivateServer, arm: MetaWorldRobot) -> None:
     displacement = ("hand_dx", "hand_dy", "hand_dz")
     config = PlaybackConfig(on_unhealthy="slow", slow_elements=displacement, simulated_delay=0)
-    alarm = ChunkHealth(step=0, signal="novelty", score=2.0, threshold=1.0, scores={})
     steps = {}
     for alarmed in (False, True):
         with PolicyClient(shipped_server.address) as client, ChunkPlayer(client, config=config, timeout=30.0) as player:
@@ -148,7 +147,7 @@ def test_a_slowed_robot_is_slow_to_the_end_and_arrives(shipped_server: PrivateSe
             player.begin_episode(TASK, noise_seed=SEED)
             while not arm.done:
                 if alarmed and arm.steps == 8:
-                    player._playback.health = alarm
+                    player._playback.unhealthy_at = 8  # a judgement would be replaced by the server's own
                 action = player.next_action(arm.observe())
                 assert not alarmed or arm.steps < 8 or abs(action[:3]).max() <= 0.5
                 arm.act(action)

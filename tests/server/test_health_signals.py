@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from chunkcast.server.health import signals
 from chunkcast.server.health.judgement import MAX_SCORE, Course, Thresholds
 from chunkcast.server.health.outcomes import WINDOW, Outcomes, wilson
 from chunkcast.server.health.reference import Reference
+from chunkcast.server.health.statistics import REST_SECONDS, HealthStatistics
 from chunkcast.server.histogram import Histogram
 from chunkcast.v1 import policy_pb2 as pb
 
@@ -155,3 +157,15 @@ def test_quantiles_are_of_what_was_counted_since() -> None:
     assert histogram.quantile(0.5, before) is None
     histogram.observe(100.0)
     assert histogram.quantile(0.5, before) == 4.0, "above the last bound there is only the bound"
+
+
+def test_a_robot_that_rests_is_not_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    statistics, ill, well = HealthStatistics(), object(), object()
+    statistics.stream_judged(ill, unhealthy=True)
+    statistics.stream_judged(well, unhealthy=True)
+    assert statistics.unhealthy_streams == 2
+    statistics.stream_judged(well, unhealthy=False)
+    assert statistics.unhealthy_streams == 1
+    later = time.monotonic() + REST_SECONDS + 1.0
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert statistics.unhealthy_streams == 0

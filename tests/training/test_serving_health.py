@@ -98,9 +98,13 @@ def test_a_bundle_without_the_second_graph_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_trace_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "x.npz").write_bytes(b"no zip")
-    with pytest.raises(TrainingError, match=r"x.npz is no trace of chunkcast-sim"):
-        read_traces(tmp_path)
+    # No archive, one that was cut off, and one of something else.
+    np.savez(tmp_path / "x.npz", something=np.zeros(1000))
+    whole = (tmp_path / "x.npz").read_bytes()
+    for content in (b"no zip", whole[: len(whole) // 2], whole):
+        (tmp_path / "x.npz").write_bytes(content)
+        with pytest.raises(TrainingError, match=r"x.npz is no trace of chunkcast-sim"):
+            read_traces(tmp_path)
 
 
 def test_monitor_measures_a_bundle_through_the_server(tmp_path: Path) -> None:

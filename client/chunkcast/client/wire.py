@@ -24,6 +24,7 @@ from chunkcast.client.errors import (
     UnsafeAction,
 )
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import signal_name
 from chunkcast.v1.tensors import TensorError, decode_tensor, encode_tensor
 
 Observation = Mapping[str, npt.NDArray[Any]]
@@ -202,16 +203,8 @@ def decode_chunk(chunk: pb.ActionChunk) -> ActionChunk:
 
 
 def _health(health: pb.ChunkHealth) -> ChunkHealth:
-    scores = {_signal(each.signal): (each.score, each.threshold) for each in health.scores}
-    return ChunkHealth(health.step, _signal(health.signal), health.score, health.threshold, scores)
-
-
-def _signal(signal: pb.HealthSignal.ValueType) -> str:
-    """Its name in lower case; empty for none, and the number of one that only a newer server knows."""
-    if signal == pb.HEALTH_SIGNAL_UNSPECIFIED:
-        return ""
-    known = signal in pb.HealthSignal.values()
-    return pb.HealthSignal.Name(signal).removeprefix("HEALTH_SIGNAL_").lower() if known else str(int(signal))
+    scores = {signal_name(each.signal): (each.score, each.threshold) for each in health.scores}
+    return ChunkHealth(health.step, signal_name(health.signal), health.score, health.threshold, scores)
 
 
 def error_of(error: grpc.RpcError) -> ChunkcastError:

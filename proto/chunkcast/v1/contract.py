@@ -1,4 +1,6 @@
-"""What client and server both hold a policy to: its actions' bounds, and when one version can stand in for another."""
+"""What the parts hold a policy to alike: its actions' bounds, when one version can stand in for another, and what its
+health signals are called and measured on.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.tensors import DTYPES
 
 ROUNDING = 1e-5
 """As a share of an action's range, by which an action may lie beyond its bounds: it was computed in float32."""
@@ -54,3 +57,16 @@ def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:
     if missing := [instruction.text for instruction in served.instructions if instruction.text not in known]:
         return f"it does not know the instructions {missing[:8]}"
     return ""
+
+
+def state_entries(spec: pb.PolicySpec) -> list[pb.ObservationEntry]:
+    """The observation entries that health signals are measured on: floating-point ones, no images."""
+    return [entry for entry in spec.observations if DTYPES[entry.dtype].kind == "f"]
+
+
+def signal_name(signal: pb.HealthSignal.ValueType) -> str:
+    """A health signal in lower case, such as ``novelty``; empty for none, a number for one that is not known here."""
+    if signal == pb.HEALTH_SIGNAL_UNSPECIFIED:
+        return ""
+    known = signal in pb.HealthSignal.values()
+    return pb.HealthSignal.Name(signal).removeprefix("HEALTH_SIGNAL_").lower() if known else str(int(signal))

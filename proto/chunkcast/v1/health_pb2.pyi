@@ -46,8 +46,8 @@ Global___HealthReference: _TypeAlias = HealthReference  # noqa: Y015
 
 @_typing.final
 class TaskReference(_message.Message):
-    """Of the successful episodes of one instruction. S is the size of all observation entries of one tick, flattened in
-    the order of PolicySpec.observations; A the action size; W the embedding's size.
+    """Of the successful episodes of one instruction. S is the size of the floating-point observation entries of one tick,
+    flattened in the order of PolicySpec.observations; A the action size; W the embedding's size.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

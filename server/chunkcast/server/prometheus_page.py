@@ -148,7 +148,7 @@ class StatisticsCollector(Collector):
                 judged.add_metric([policy, verdict], count)
             skipped.add_metric([policy], health.skipped)
             failures.add_metric([policy], health.failures)
-            unhealthy.add_metric([policy], len(health.unhealthy_streams))
+            unhealthy.add_metric([policy], health.unhealthy_streams)
             busy.add_metric([policy], health.busy_seconds)
         yield from (ratio, loss, judged, skipped, failures, unhealthy, busy)
 

@@ -19,11 +19,11 @@ from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
 from chunkcast.server.errors import ObservationRejected, Overloaded
 from chunkcast.server.health.monitor import HealthMonitor, StreamHealth
 from chunkcast.server.health.scorer import Sample
-from chunkcast.server.health.statistics import signal_word
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
 from chunkcast.server.statistics import ServerStatistics
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import signal_name
 
 MAX_UNSENT = 64
 """Answers that a robot has not taken yet; beyond these its observations are left in the network until it does."""
@@ -201,7 +201,7 @@ class RobotStream:
         self._unhealthy_logged = True
         ratio = round(judged.score / judged.threshold, 2)
         self._log.warning(
-            "out of the policy's element", step=judged.step, signal=signal_word(judged.signal), over_threshold=ratio
+            "out of the policy's element", step=judged.step, signal=signal_name(judged.signal), over_threshold=ratio
         )
 
     def _refuse(self, place: _Place, observation: pb.Observation, refused: ObservationRejected | Overloaded) -> None:

@@ -108,13 +108,12 @@ def _respond(start_response: StartResponse, status: str, kind: str, content: byt
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 32
 
     def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
         # http.server's own is IPv4.
         self.address_family = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)[0][0]
         super().__init__(address, handler)
-
-    request_queue_size = 32
 
 
 class _Handler(WSGIRequestHandler):

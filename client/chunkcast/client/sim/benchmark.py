@@ -118,7 +118,7 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
                 "seed": result.seed,
                 "success": result.success,
                 "steps": result.steps,
-                "health": result.health.as_json(),
+                "health": result.health._asdict(),
             }
             for result in results
         ],

@@ -190,6 +190,7 @@ def sim_command(config: SimConfig, target: str) -> None:
     from chunkcast.client.playback import Playback
     from chunkcast.client.sim.benchmark import expected_success, play_all, summarize
     from chunkcast.client.sim.episode import CONNECT_SECONDS, EpisodeResult
+    from chunkcast.client.sim.faults import FAULTS
     from chunkcast.client.sim.report import print_report
 
     with PolicyClient(target) as client:
@@ -239,6 +240,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         "delay_ticks": config.delay_ticks,
         "overlap": config.overlap,
         "fault": config.fault or None,
+        "fault_meaning": FAULTS[jobs[0].fault.name].meaning if jobs[0].fault else None,
         "first_seed": config.seed,
         "last_seed": config.seed + config.episodes - 1,
         "seeds_seen_in_training": seeds_seen,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from chunkcast.client import ActionChunk
 
@@ -22,10 +22,6 @@ class EpisodeHealth(NamedTuple):
     highest: dict[str, float]
     flagged_at: int | None = None
     flagged_by: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """For the file of everything measured."""
-        return self._asdict()
 
 
 def episode_health(chunks: Sequence[ActionChunk]) -> EpisodeHealth:

@@ -19,7 +19,7 @@ from chunkcast.client.sim.metaworld_robot import MAX_EPISODE_STEPS, MetaWorldRob
 
 ONE_TICK = 18
 """Entries of MetaWorld's observation that describe a tick; the tick before follows, then the goal."""
-HAND, GRIPPER, OBJECT = slice(0, 3), 3, slice(4, 7)
+HAND, OBJECT = slice(0, 3), slice(4, 7)
 ACTION_GRIPPER = 3
 OPEN = -1.0
 """The gripper action that opens."""

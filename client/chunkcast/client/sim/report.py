@@ -29,7 +29,7 @@ def print_report(summary: dict[str, Any]) -> None:
     first, last = summary["first_seed"], summary["last_seed"]
     table = Table(
         title=f"{summary['policy']} {summary['policy_version']}: success through the server, seeds {first}-{last}"
-        + (f", with the fault {summary['fault']}" if summary["fault"] else ""),
+        + (f", with the fault {summary['fault']} ({summary['fault_meaning']})" if summary["fault"] else ""),
         title_justify="left",
     )
     table.add_column("task")

@@ -94,7 +94,7 @@ class HealthMonitor:
 
     def forget(self, stream: StreamHealth) -> None:
         """A stream that is over is not unhealthy any more."""
-        self._statistics.unhealthy_streams.discard(stream)
+        self._statistics.stream_judged(stream, unhealthy=False)
 
     def close(self) -> None:
         """Let the thread end; what waits is not judged any more."""
@@ -162,8 +162,7 @@ class HealthMonitor:
             averages = stream.course.add(current.episode_id, score)
             judged = self._thresholds.judge(current.step, current.instruction, averages)
             stream.judged = current.episode_id, judged
-            if 0.0 < judged.threshold < judged.score:
-                self._statistics.unhealthy_streams.add(stream)
-            if stream.closed or judged.score <= judged.threshold:
+            self._statistics.stream_judged(stream, unhealthy=0.0 < judged.threshold < judged.score)
+            if stream.closed:  # perhaps just now: it would be counted for ever
                 self.forget(stream)
             self._statistics.count(judged)

@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError
 from chunkcast.server.errors import BundleError
 from chunkcast.v1 import health_pb2 as pb_health
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.tensors import DTYPES, TensorError, decode_tensor
+from chunkcast.v1.contract import state_entries
+from chunkcast.v1.tensors import TensorError, decode_tensor
 
 MAX_REFERENCE_BYTES = 256 * 2**20
 """A thousand tasks of a thousand observations of 39 numbers take 160 MB."""
@@ -45,11 +46,6 @@ class Reference:
     embedding_axes: Array
     response: Array
     response_deviation: Array
-
-
-def state_entries(spec: pb.PolicySpec) -> list[pb.ObservationEntry]:
-    """The observation entries that distances are taken in: floating-point ones, no images."""
-    return [entry for entry in spec.observations if DTYPES[entry.dtype].kind == "f"]
 
 
 def read_references(spec: pb.PolicySpec, content: bytes) -> dict[str, Reference]:

@@ -18,8 +18,9 @@ from chunkcast.server.errors import BundleError
 from chunkcast.server.health import signals
 from chunkcast.server.health.graph import HealthGraph
 from chunkcast.server.health.judgement import Scores
-from chunkcast.server.health.reference import Reference, read_references, state_entries
+from chunkcast.server.health.reference import Reference, read_references
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import state_entries
 
 AskGraph = Callable[[Sequence[GraphInputs], npt.NDArray[np.float32]], tuple[Any, Any]]
 """Observations and their chunks ``[B, H, A]`` to denoising losses ``[B]`` and embeddings ``[B, W]``."""

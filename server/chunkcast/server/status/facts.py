@@ -84,7 +84,7 @@ def _policy(
             "judged": dict(health.verdicts),
             "skipped": health.skipped,
             "failures": health.failures,
-            "unhealthy_streams": len(health.unhealthy_streams),
+            "unhealthy_streams": health.unhealthy_streams,
             "signals": dict(health.latest),
         },
         "success": _success(spec, counted),

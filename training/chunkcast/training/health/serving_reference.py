@@ -7,6 +7,8 @@ by.
 
 from __future__ import annotations
 
+import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,8 @@ from chunkcast.training.errors import TrainingError
 from chunkcast.training.export.bundle_writer import HEALTH_GRAPH_NAME
 from chunkcast.v1 import health_pb2 as pb_health
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.tensors import DTYPES, encode_tensor
+from chunkcast.v1.contract import state_entries
+from chunkcast.v1.tensors import encode_tensor
 
 MAX_OBSERVATIONS = 1500
 """Of an instruction: more are as close to each other as to anything new, and take longer to compare with."""
@@ -69,7 +72,8 @@ def read_traces(folder: Path) -> list[TracedEpisode]:
     episodes = []
     for file in sorted(folder.glob("*.npz")):
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            # Opened here: numpy leaves a file open that turns out to be no archive.
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 observations = {
                     name.removeprefix("observation/"): arrays[name]
                     for name in arrays
@@ -77,7 +81,7 @@ def read_traces(folder: Path) -> list[TracedEpisode]:
                 }
                 success, instruction = bool(arrays["success"]), str(arrays["instruction"])
                 episodes.append(TracedEpisode(instruction, success, arrays["step"], observations, arrays["actions"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{file} is no trace of chunkcast-sim ({error}); play the episodes again") from None
     return episodes
 
@@ -134,19 +138,17 @@ def _fit_task(
 
 def _states(spec: pb.PolicySpec, episode: TracedEpisode) -> Array:
     """Every request's floating-point elements, ``[n, S]``."""
-    entries = [entry for entry in spec.observations if DTYPES[entry.dtype].kind == "f"]
-    parts = [episode.observations[entry.key].reshape(len(episode.step), -1) for entry in entries]
+    parts = [episode.observations[entry.key].reshape(len(episode.step), -1) for entry in state_entries(spec)]
     return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 def _training_spans(spec: pb.PolicySpec) -> Array:
     """Each floating-point element's training range, ``[S]``; 0 where the specification names none."""
     spans: list[float] = []
-    for entry in spec.observations:
-        if DTYPES[entry.dtype].kind == "f":
-            size = int(np.prod(entry.shape))
-            named = [each.training_max - each.training_min for each in entry.elements]
-            spans += named if len(named) == size else [0.0] * size
+    for entry in state_entries(spec):
+        size = math.prod(entry.shape)
+        named = [each.training_max - each.training_min for each in entry.elements]
+        spans += named if len(named) == size else [0.0] * size
     return np.array(spans)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from chunkcast.training.health.findings import Finding
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import signal_name
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -99,9 +100,9 @@ def print_thresholds(health: pb.ServingHealth) -> None:
     for task in tasks:
         table.add_column(escape(task or "all"), justify="right")
     for signal in sorted({each.signal for each in health.thresholds}):
-        name = pb.HealthSignal.Name(signal).removeprefix("HEALTH_SIGNAL_").lower()
         table.add_row(
-            name, *(f"{thresholds[signal, task]:.3g}" if (signal, task) in thresholds else "" for task in tasks)
+            signal_name(signal),
+            *(f"{thresholds[signal, task]:.3g}" if (signal, task) in thresholds else "" for task in tasks),
         )
     console = _console()
     console.print(table)
