@@ -14,8 +14,9 @@ import tyro
 
 from chunkcast.server.bundle import read_bundle
 from chunkcast.training.export.bundle_writer import write_bundle
-from chunkcast.training.export.ddim_graph import onnx_graph
-from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, sampling_scheduler
+from chunkcast.training.export.policy_graph import onnx_graph
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+from chunkcast.training.sampling import sampling_scheduler
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,22 @@ def make_bundle(config: MadePolicyConfig) -> int:
         PolicyConfig(
             state_size=state.shape[0],
             action_size=len(spec.action.elements),
-            instructions=tuple(instruction.text for instruction in spec.instructions),
+            instruction_size=len(spec.instructions[0].embedding),
             observation_steps=spec.observation_steps,
             horizon=spec.action.horizon,
+            denoiser="mlp",
             width=config.width,
             blocks=config.blocks,
+            embedding_size=config.width,
+            objective="diffusion",
             prediction_type="sample",
             train_timesteps=spec.sampler.train_timesteps,
             max_committed_steps=spec.action.max_committed_steps,
         ),
         torch.zeros(state.shape[0]),
         torch.ones(state.shape[0]),
+        torch.zeros(len(spec.instructions[0].embedding)),
+        torch.ones(()),
         low,
         high,
     ).eval()

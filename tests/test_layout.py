@@ -1,4 +1,4 @@
-"""The import rule: client -> proto, server -> proto, training -> proto, client.sim -> client; nothing else across."""
+"""The import rule: client, server, training -> proto, client.sim -> client, server, training -> language; no more."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ ALLOWED = {
     "chunkcast.client": {"chunkcast.v1"},
     "chunkcast.client.sim": {"chunkcast.client", "chunkcast.v1"},
     "chunkcast.client.load": {"chunkcast.client", "chunkcast.v1"},
-    "chunkcast.server": {"chunkcast.v1"},
-    "chunkcast.training": {"chunkcast.v1"},
+    "chunkcast.language": set(),
+    "chunkcast.server": {"chunkcast.v1", "chunkcast.language"},
+    "chunkcast.training": {"chunkcast.v1", "chunkcast.language"},
 }
 FORBIDDEN_LIBRARIES = {
     "chunkcast.v1": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers"},
     "chunkcast.client": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers", "rich"},
     "chunkcast.client.sim": {"torch", "onnxruntime", "prometheus_client", "diffusers"},
     "chunkcast.client.load": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers"},
+    "chunkcast.language": {"torch", "transformers", "mujoco", "metaworld", "prometheus_client", "grpc", "google"},
     "chunkcast.server": {"torch", "mujoco", "metaworld", "diffusers", "safetensors"},
     "chunkcast.training": {"grpc", "prometheus_client"},
 }
@@ -48,7 +50,7 @@ def imports_of(file: Path) -> set[str]:
 
 MODULES = [
     (".".join(file.relative_to(root).with_suffix("").parts), file)
-    for root in (ROOT / name for name in ("proto", "client", "server", "training"))
+    for root in (ROOT / name for name in ("proto", "language", "client", "server", "training"))
     for file in sorted((root / "chunkcast").rglob("*.py"))
 ]
 

@@ -19,13 +19,9 @@ import torch
 from benchmarks.peers.child import PeersError
 from chunkcast.server.bundle import read_bundle
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
-from chunkcast.training.policy import (
-    DiffusionPolicy,
-    PolicyConfig,
-    PredictionType,
-    sample_chunk,
-    sampling_scheduler,
-)
+from chunkcast.training.choices import PredictionType
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+from chunkcast.training.sampling import sample_chunk, sampling_scheduler
 from chunkcast.v1 import policy_pb2 as pb
 
 STATE_KEY = "observation.state"
@@ -130,17 +126,21 @@ def _network(config: NetworkConfig, spec: pb.PolicySpec) -> tuple[DiffusionPolic
     shapes = PolicyConfig(
         state_size=state_size,
         action_size=len(actions),
-        instructions=tuple(item.text for item in spec.instructions),
+        instruction_size=len(spec.instructions[0].embedding) if spec.instructions else 0,
         observation_steps=spec.observation_steps,
         horizon=spec.action.horizon,
+        denoiser="mlp",
         width=config.width,
         blocks=config.blocks,
+        embedding_size=config.width,
+        objective="diffusion",
         prediction_type=prediction_types[prediction],
         train_timesteps=spec.sampler.train_timesteps,
         max_committed_steps=spec.action.max_committed_steps,
     )
     low, high = (torch.tensor([getattr(element, bound) for element in actions]) for bound in ("low", "high"))
-    return DiffusionPolicy(shapes, torch.zeros(state_size), torch.ones(state_size), low, high), "random"
+    mean, scale = torch.zeros(shapes.instruction_size), torch.ones(())
+    return DiffusionPolicy(shapes, torch.zeros(state_size), torch.ones(state_size), mean, scale, low, high), "random"
 
 
 def _check_same_network(policy: DiffusionPolicy, spec: pb.PolicySpec) -> None:

@@ -14,9 +14,10 @@ from chunkcast.server.engine import Engine
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.cli import ExportConfig, export_command
-from chunkcast.training.export.ddim_graph import DdimGraph, onnx_graph
 from chunkcast.training.export.parity import verify_parity
-from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, sampling_scheduler
+from chunkcast.training.export.policy_graph import PolicyGraph, onnx_graph
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+from chunkcast.training.sampling import sampling_scheduler
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import LAST_CHECKPOINT
 
@@ -28,13 +29,21 @@ def policy(small_run: Path) -> DiffusionPolicy:
 
 def with_prediction_type(policy: DiffusionPolicy, prediction_type: str) -> DiffusionPolicy:
     config: PolicyConfig = replace(policy.config, prediction_type=prediction_type)  # type: ignore[arg-type]
-    other = DiffusionPolicy(config, policy.state_mean, policy.state_std, policy.action_low, policy.action_high)
+    other = DiffusionPolicy(
+        config,
+        policy.state_mean,
+        policy.state_std,
+        policy.instruction_mean,
+        policy.instruction_scale,
+        policy.action_low,
+        policy.action_high,
+    )
     other.load_state_dict(policy.state_dict())
     return other.eval()
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 3, 8])
-@pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
 def test_graph_equals_diffusers_ddim(policy: DiffusionPolicy, prediction_type: str, evaluations: int) -> None:
     policy = with_prediction_type(policy, prediction_type)
     scheduler = sampling_scheduler(policy.config, evaluations)
@@ -43,10 +52,10 @@ def test_graph_equals_diffusers_ddim(policy: DiffusionPolicy, prediction_type: s
 
 def test_committed_actions_come_back_as_the_chunks_first_rows(policy: DiffusionPolicy) -> None:
     config, scheduler = policy.config, sampling_scheduler(policy.config, 2)
-    graph = DdimGraph(policy, scheduler)
+    graph = PolicyGraph(policy, scheduler)
     generator = torch.Generator().manual_seed(0)
     state = torch.randn(3, config.observation_steps, config.state_size, generator=generator)
-    instruction = torch.eye(len(config.instructions))[[0, 1, 0]]
+    instruction = torch.eye(config.instruction_size)[[0, 1, 0]]
     noise = torch.randn(3, config.horizon, config.action_size, generator=generator)
     prefix = torch.rand(3, config.horizon, config.action_size, generator=generator) * 2 - 1
     lengths = torch.tensor([0, 1, config.max_committed_steps])
@@ -64,8 +73,8 @@ def test_a_graph_that_differs_is_refused(policy: DiffusionPolicy) -> None:
     scheduler = sampling_scheduler(policy.config, 2)
     graph = onnx_graph(policy, scheduler)
     with torch.no_grad():
-        policy.denoiser.chunk_out.bias.add_(0.05)
-    with pytest.raises(ExportError, match="differs from diffusers' DDIM by"):
+        policy.action_low.add_(0.05)
+    with pytest.raises(ExportError, match="differs from the sampler in torch by"):
         verify_parity(graph, policy, scheduler)
 
 

@@ -11,10 +11,11 @@ import torch
 
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
-from chunkcast.training.export.ddim_graph import onnx_graph
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.export.health_graph import HealthGraph, health_graph
-from chunkcast.training.policy import DiffusionPolicy, sampling_scheduler, training_noise_scheduler
+from chunkcast.training.export.policy_graph import onnx_graph
+from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.trainer import LAST_CHECKPOINT
 from tests.training.test_export import with_prediction_type
 
@@ -52,19 +53,19 @@ def test_the_loss_is_the_objective_at_fixed_noise(policy: DiffusionPolicy) -> No
     module = HealthGraph(policy, scheduler).eval()
     config, generator = policy.config, torch.Generator().manual_seed(0)
     state = policy.state_mean + torch.randn(3, config.observation_steps, config.state_size, generator=generator)
-    instruction = torch.eye(len(config.instructions))[[0, 1, 0]]
+    instruction = torch.eye(config.instruction_size)[[0, 1, 0]]
     actions = torch.rand(3, config.horizon, config.action_size, generator=generator) * 2 - 1
     with torch.no_grad():
         loss, embedding = module(state, instruction, actions)
-        condition = policy.condition(state, instruction)
+        encoded = policy.encode(state, instruction)
         errors = []
         for timestep, noise in zip(module.timesteps, module.noise, strict=True):
             steps = timestep.repeat(3)
             noisy = scheduler.add_noise(policy.normalize_actions(actions), noise[None].expand(3, -1, -1), steps)
-            predicted = policy(noisy, steps, condition, torch.zeros(3, config.horizon))
+            predicted = policy(noisy, steps, encoded, torch.zeros(3, config.horizon))
             errors.append(((predicted - policy.normalize_actions(actions)) ** 2).mean((1, 2)))
     torch.testing.assert_close(loss, torch.stack(errors).mean(0))
-    torch.testing.assert_close(embedding, policy.denoiser.condition(condition))
+    torch.testing.assert_close(embedding, encoded)
 
 
 def test_it_is_in_the_bundle_and_finds_its_weights_by_path(small_run: Path, tmp_path: Path) -> None:

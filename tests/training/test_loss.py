@@ -1,4 +1,4 @@
-"""The losses equal what their equations say, for both prediction types."""
+"""The losses equal what their equations say, for every prediction type."""
 
 from __future__ import annotations
 
@@ -7,32 +7,49 @@ from typing import cast
 import pytest
 import torch
 
+from chunkcast.training.choices import PredictionType
+from chunkcast.training.denoisers.residual_mlp import ResidualMlpDenoiser
 from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoising_loss, timestep_weights
-from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, PredictionType, training_noise_scheduler
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+from chunkcast.training.sampling import training_noise_scheduler
 from chunkcast.training.windows import Batch
 
-PREDICTION_TYPES = ("sample", "epsilon")
+PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
 
 
 def policy(prediction_type: str) -> DiffusionPolicy:
     config = PolicyConfig(
         state_size=3,
         action_size=2,
-        instructions=("a", "b"),
+        instruction_size=2,
         observation_steps=1,
         horizon=4,
+        denoiser="mlp",
         width=16,
         blocks=1,
+        embedding_size=16,
+        objective="diffusion",
         prediction_type=cast(PredictionType, prediction_type),
         train_timesteps=100,
         max_committed_steps=3,
     )
     torch.manual_seed(0)
     made = DiffusionPolicy(
-        config, torch.zeros(3), torch.ones(3), torch.tensor([-1.0, -10.0]), torch.tensor([1.0, 30.0])
+        config,
+        torch.zeros(3),
+        torch.ones(3),
+        torch.zeros(2),
+        torch.ones(()),
+        torch.tensor([-1.0, -10.0]),
+        torch.tensor([1.0, 30.0]),
     )
-    torch.nn.init.normal_(made.denoiser.chunk_out.weight, std=0.1)
+    torch.nn.init.normal_(chunk_out(made).weight, std=0.1)
     return made
+
+
+def chunk_out(made: DiffusionPolicy) -> torch.nn.Linear:
+    assert isinstance(made.denoiser, ResidualMlpDenoiser)
+    return made.denoiser.chunk_out
 
 
 def batch(size: int = 6) -> Batch:
@@ -57,9 +74,12 @@ def test_noise_mse_is_that_of_the_implied_noise(prediction_type: str) -> None:
     clean = made.normalize_actions(windows.actions)
     abar = scheduler.alphas_cumprod[timestep][:, None, None]
     noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
-    prediction = made(noisy, timestep, made.condition(windows.state, windows.instruction), torch.zeros(6, 4))
-    is_noise = prediction_type == "epsilon"
-    noise_hat = prediction if is_noise else (noisy - abar.sqrt() * prediction) / (1 - abar).sqrt()
+    prediction = made(noisy, timestep, made.encode(windows.state, windows.instruction), torch.zeros(6, 4))
+    noise_hat = {
+        "sample": (noisy - abar.sqrt() * prediction) / (1 - abar).sqrt(),
+        "epsilon": prediction,
+        "v_prediction": abar.sqrt() * prediction + (1 - abar).sqrt() * noisy,
+    }[prediction_type]
     squared = ((noise_hat - noise) ** 2).mean(-1)
     expected = (squared * windows.mask).sum(-1) / windows.mask.sum(-1)
     torch.testing.assert_close(loss.noise_mse, expected, rtol=1e-3, atol=1e-5)
@@ -109,7 +129,7 @@ def test_what_is_committed_is_continued_smoothly_back_to_the_expert() -> None:
 def test_predicting_no_noise_scores_one() -> None:
     """What the seed's bands called acceptable (1 to 2) is worse than this untrained zero."""
     made, scheduler = policy("epsilon"), training_noise_scheduler(policy("epsilon").config)
-    torch.nn.init.zeros_(made.denoiser.chunk_out.weight)
+    torch.nn.init.zeros_(chunk_out(made).weight)
     loss = denoising_loss(
         made, scheduler, batch(4096), torch.randint(100, (4096,)), torch.randn(4096, 4, 2), nothing_committed(4096)
     )

@@ -8,6 +8,7 @@ import torch
 
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import DemonstrationsError
+from chunkcast.training.language.instructions import task_names
 from chunkcast.training.windows import Windows, split_by_episode
 
 LENGTHS = (5, 3, 4, 6)
@@ -26,7 +27,14 @@ def demonstrations() -> Demonstrations:
 
 
 def windows(demonstrations: Demonstrations, episodes: list[int]) -> Windows:
-    return Windows(demonstrations, np.array(episodes), observation_steps=3, horizon=4, device=torch.device("cpu"))
+    return Windows(
+        demonstrations,
+        np.array(episodes),
+        observation_steps=3,
+        horizon=4,
+        instructions=task_names(demonstrations.tasks),
+        device=torch.device("cpu"),
+    )
 
 
 def test_a_window_for_every_tick(demonstrations: Demonstrations) -> None:

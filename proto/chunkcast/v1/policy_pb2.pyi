@@ -124,7 +124,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_OUT_OF_ORDER: _ErrorCode.ValueType  # 5
     """The step is not above the episode's last one."""
     ERROR_CODE_UNKNOWN_INSTRUCTION: _ErrorCode.ValueType  # 6
-    """The policy needs an instruction and has none, or does not know this one."""
+    """The policy needs an instruction and has none, does not know this one, or it is far from every one that it knows."""
     ERROR_CODE_BAD_REQUEST: _ErrorCode.ValueType  # 7
     """The request held no observation, opened the stream twice, an identifier was too long, or the deadline not above 0."""
     ERROR_CODE_UNSAFE_ACTION: _ErrorCode.ValueType  # 8
@@ -149,7 +149,7 @@ ERROR_CODE_NOT_FINITE: ErrorCode.ValueType  # 4
 ERROR_CODE_OUT_OF_ORDER: ErrorCode.ValueType  # 5
 """The step is not above the episode's last one."""
 ERROR_CODE_UNKNOWN_INSTRUCTION: ErrorCode.ValueType  # 6
-"""The policy needs an instruction and has none, or does not know this one."""
+"""The policy needs an instruction and has none, does not know this one, or it is far from every one that it knows."""
 ERROR_CODE_BAD_REQUEST: ErrorCode.ValueType  # 7
 """The request held no observation, opened the stream twice, an identifier was too long, or the deadline not above 0."""
 ERROR_CODE_UNSAFE_ACTION: ErrorCode.ValueType  # 8
@@ -194,6 +194,8 @@ class _PredictionTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Predic
     """The noise."""
     PREDICTION_TYPE_SAMPLE: _PredictionType.ValueType  # 2
     """The clean action chunk."""
+    PREDICTION_TYPE_V_PREDICTION: _PredictionType.ValueType  # 3
+    """The velocity: sqrt(abar) of the noise less sqrt(1 - abar) of the clean chunk."""
 
 class PredictionType(_PredictionType, metaclass=_PredictionTypeEnumTypeWrapper): ...
 
@@ -202,6 +204,8 @@ PREDICTION_TYPE_EPSILON: PredictionType.ValueType  # 1
 """The noise."""
 PREDICTION_TYPE_SAMPLE: PredictionType.ValueType  # 2
 """The clean action chunk."""
+PREDICTION_TYPE_V_PREDICTION: PredictionType.ValueType  # 3
+"""The velocity: sqrt(abar) of the noise less sqrt(1 - abar) of the clean chunk."""
 Global___PredictionType: _TypeAlias = PredictionType  # noqa: Y015
 
 class _FindingSeverity:
@@ -408,8 +412,9 @@ class Observation(_message.Message):
     step: _builtins.int
     """Control tick within the episode; strictly increasing within it."""
     instruction: _builtins.str
-    """One of PolicySpec.instructions. May be left out where the policy needs none, and after the episode's first
-    observation, whose instruction then stands.
+    """One of PolicySpec.instructions, by text or task; or any sentence, where the policy has a text encoder and the server
+    too. May be left out where the policy needs none, and after the episode's first observation, whose instruction then
+    stands.
     """
     history_only: _builtins.bool
     """Kept as history for a policy that sees several ticks; no chunk is computed, and nothing is answered but an error."""
@@ -916,6 +921,7 @@ class PolicySpec(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     EXPECTED_SUCCESS_FIELD_NUMBER: _builtins.int
     SERVING_HEALTH_FIELD_NUMBER: _builtins.int
+    TEXT_ENCODER_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of the bundle format; readers refuse one that they do not know."""
     name: _builtins.str
@@ -950,6 +956,10 @@ class PolicySpec(_message.Message):
     def serving_health(self) -> Global___ServingHealth:
         """What the server's health signals are judged by; absent where no episodes were measured for it."""
 
+    @_builtins.property
+    def text_encoder(self) -> Global___TextEncoder:
+        """What free text is embedded by; absent where a policy knows its instructions alone."""
+
     def __init__(
         self,
         *,
@@ -967,10 +977,11 @@ class PolicySpec(_message.Message):
         files: _abc.Iterable[Global___BundleFile] | None = ...,
         expected_success: _abc.Iterable[Global___ExpectedSuccess] | None = ...,
         serving_health: Global___ServingHealth | None = ...,
+        text_encoder: Global___TextEncoder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "text_encoder", b"text_encoder", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "expected_success", b"expected_success", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "training", b"training", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "expected_success", b"expected_success", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "text_encoder", b"text_encoder", "training", b"training", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1127,24 +1138,65 @@ class Instruction(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    PARAPHRASES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    task: _builtins.str
+    """The task's plain name, such as drawer-open-v3, which a robot may send in the text's place; empty where the text is it."""
     @_builtins.property
     def embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """What the graph is given in its place: one-hot for a plain task, a sentence encoder's vector otherwise."""
+
+    @_builtins.property
+    def paraphrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other words for the same that the policy was trained with. A server with the encoder takes them as it does any text."""
 
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         embedding: _abc.Iterable[_builtins.float] | None = ...,
+        task: _builtins.str = ...,
+        paraphrases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "paraphrases", b"paraphrases", "task", b"task", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Instruction: _TypeAlias = Instruction  # noqa: Y015
+
+@_typing.final
+class TextEncoder(_message.Message):
+    """What turns an instruction that is none of PolicySpec.instructions into an embedding. A bundle names it; a server that
+    has it takes free text, one that has it not takes the instructions as they stand.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    sha256: _builtins.str
+    """Of its files, as chunkcast.language.text_encoder has it."""
+    min_similarity: _builtins.float
+    """Cosine with the nearest instruction or paraphrase below which a text is none of them, and is refused."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        min_similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_similarity", b"min_similarity", "name", b"name", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextEncoder: _TypeAlias = TextEncoder  # noqa: Y015
 
 @_typing.final
 class ActionSpec(_message.Message):

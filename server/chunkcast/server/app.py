@@ -101,7 +101,7 @@ async def start_server(config: ServeConfig) -> RunningServer:
     statistics = ServerStatistics()
     policies = Policies(
         statistics,
-        EngineConfig(config.threads, config.providers, config.health_share),
+        EngineConfig(config.threads, config.providers, config.health_share, config.text_encoders),
         BatcherConfig(config.max_batch, config.max_delay_ms / 1e3, config.max_waiting),
     )
     store = Store(config.store, policies, statistics) if config.store else None

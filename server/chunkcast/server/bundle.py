@@ -36,6 +36,7 @@ MAX_EPOCHS = 10_000
 """Of a loss curve."""
 MAX_TEXT_LENGTH = 2000
 """Of a finding's evidence or advice, in characters."""
+MAX_PARAPHRASES = 64
 MAX_HEALTH_ENTRIES = 256
 """Findings, and bands of timesteps: each becomes a time series."""
 INSTRUCTION_INPUT = "instruction"
@@ -146,7 +147,22 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     sizes = {len(instruction.embedding) for instruction in spec.instructions}
     require(len(set(texts)) == len(texts), "instructions are not distinct")
     require(len(sizes) <= 1 and 0 not in sizes, f"instruction embeddings have sizes {sorted(sizes)}, expected one")
+    _check_language(spec, require)
     _check_health(spec, require)
+
+
+def _check_language(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> None:
+    """A name means one instruction, and what a server embeds when it loads the policy is bounded."""
+    texts = {instruction.text for instruction in spec.instructions}
+    tasks = [instruction.task for instruction in spec.instructions if instruction.task]
+    require(len(set(tasks)) == len(tasks) and not texts & set(tasks), "two instructions have one task's name")
+    for instruction in spec.instructions:
+        count = len(instruction.paraphrases)
+        require(count <= MAX_PARAPHRASES, f"an instruction has {count} paraphrases, expected at most {MAX_PARAPHRASES}")
+    least = spec.text_encoder.min_similarity
+    require(-1.0 <= least <= 1.0, f"min_similarity is {least}, expected a cosine")
+    needed = bool(spec.text_encoder.sha256)
+    require(not needed or bool(texts), "it names a text encoder and has no instruction")
 
 
 def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> None:

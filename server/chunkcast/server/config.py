@@ -48,6 +48,9 @@ class ServeConfig:
     health_share: float = 0.05
     """Share of one processor, 0 to 1, that judging each policy's chunks may take beside serving them; 0 does not judge.
     With 1 every chunk is judged, however long that takes; below, those that there is time for."""
+    text_encoders: Path | None = None
+    """Folder whose sub-folders are text encoders (chunkcast-text-encoder), for policies that take free text; by default
+    the folder text-encoders beside each bundle."""
     cpus: tuple[int, ...] = ()
     """Processors that this process keeps to, such as 1 or 2 3; by default any. For a single robot one is best: its
     chunk passes several threads, and handing over within a processor is quicker than waking another."""
@@ -70,6 +73,8 @@ class ServeConfig:
             raise BadFlag("--watch needs --store DIR, the folder to watch")
         if self.store is not None and not self.store.is_dir():
             raise BadFlag(f"--store {self.store} is no folder; make it, with bundles as its sub-folders")
+        if self.text_encoders is not None and not self.text_encoders.is_dir():
+            raise BadFlag(f"--text-encoders {self.text_encoders} is no folder; expected one with encoders in it")
         self._check_addresses()
         self._check_numbers()
 

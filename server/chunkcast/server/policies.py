@@ -23,6 +23,7 @@ from chunkcast.server.health.judgement import Thresholds
 from chunkcast.server.health.monitor import HealthMonitor
 from chunkcast.server.health.outcomes import Outcomes
 from chunkcast.server.health.scorer import Scorer, read_scorer
+from chunkcast.server.instructions import KnownInstructions, TextEncoders
 from chunkcast.server.providers import ProviderChoice
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.statistics import LoadedVersion, PolicyStatistics, ServerStatistics
@@ -43,11 +44,13 @@ class EngineConfig:
         threads: ONNX Runtime's, inside one run.
         providers: execution providers in order of preference.
         health_share: of one processor that judging a policy's chunks may take; 0 does not judge.
+        text_encoders: folder of text encoders; ``None`` looks beside each bundle.
     """
 
     threads: int = 1
     providers: Sequence[ProviderChoice] = ("cpu",)
     health_share: float = 0.05
+    text_encoders: Path | None = None
 
 
 @dataclass(eq=False)
@@ -58,6 +61,7 @@ class PolicyVersion:
         spec: its specification.
         batcher: its queue and engine.
         guard: its last check.
+        instructions: what it can be told.
         monitor: judges its chunks, or ``None``.
         statistics: the policy's, shared by its versions.
         pinned_streams: streams that stay with this version.
@@ -68,6 +72,7 @@ class PolicyVersion:
     spec: pb.PolicySpec
     batcher: Batcher
     guard: ActionGuard
+    instructions: KnownInstructions
     statistics: PolicyStatistics
     monitor: HealthMonitor | None = None
     pinned_streams: int = 0
@@ -81,10 +86,12 @@ class Prepared(NamedTuple):
     Attributes:
         engine: runs its graph.
         scorer: measures its health signals, or ``None`` where health is off.
+        instructions: what it can be told.
     """
 
     engine: Engine
     scorer: Scorer | None
+    instructions: KnownInstructions
 
 
 @dataclass
@@ -106,6 +113,7 @@ class Policies:
         self, statistics: ServerStatistics, engine_config: EngineConfig, batcher_config: BatcherConfig
     ) -> None:
         self._statistics, self._engine_config, self._batcher_config = statistics, engine_config, batcher_config
+        self._text_encoders = TextEncoders(engine_config.text_encoders)
         self._policies: dict[str, _Policy] = {}
 
     def prepare(self, folder: Path) -> Prepared:
@@ -118,6 +126,7 @@ class Policies:
         started = time.perf_counter()
         bundle = read_bundle(folder)
         config = self._engine_config
+        instructions = KnownInstructions(bundle.spec, self._text_encoders.of(bundle.spec, folder))
         engine = Engine(bundle, config.threads, max_batch=self._batcher_config.max_batch, providers=config.providers)
         engine.warm_up()
         scorer = read_scorer(bundle) if config.health_share else None
@@ -129,7 +138,7 @@ class Policies:
             seconds=round(time.perf_counter() - started, 3),
             run_ms={size: round(seconds * 1e3, 3) for size, seconds in engine.run_seconds.items()},
         )
-        return Prepared(engine, scorer)
+        return Prepared(engine, scorer, instructions)
 
     def add(self, prepared: Prepared) -> PolicyVersion:
         """Take in a prepared version; a policy's first is promoted. One that is there already is left as it is.
@@ -137,7 +146,7 @@ class Policies:
         Raises:
             BundleError: its contract is not that of the policy's promoted version, or its version is taken.
         """
-        engine, scorer = prepared
+        engine, scorer, instructions = prepared
         spec = engine.spec
         policy = self._policies.get(spec.name)
         if policy is not None:
@@ -151,7 +160,7 @@ class Policies:
                     )
                 # What is expected of the same graph, and how its health is judged, may be known better by now. A new
                 # object: the metrics page reads the old one on its own thread.
-                loaded.spec = spec
+                loaded.spec, loaded.instructions = spec, instructions
                 if loaded.monitor:
                     loaded.monitor.close()
                 loaded.monitor = self._monitor(spec, scorer, loaded.statistics)
@@ -172,7 +181,7 @@ class Policies:
             on_batch=statistics.batch_size.observe,
         )
         monitor = self._monitor(spec, scorer, statistics)
-        version = PolicyVersion(spec, batcher, ActionGuard(spec.action), statistics, monitor)
+        version = PolicyVersion(spec, batcher, ActionGuard(spec.action), instructions, statistics, monitor)
         if policy is None:
             policy = self._policies[spec.name] = _Policy(version)
             self._statistics.specs[spec.name] = spec

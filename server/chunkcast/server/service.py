@@ -144,9 +144,8 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             message = f"outcome {int(request.outcome)} is unknown, expected one of {names}"
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
         await _check_robot_id(request.robot_id, context)
-        known = any(request.task == instruction.text for instruction in version.spec.instructions)
         outcome = pb.EpisodeOutcome.Name(request.outcome).removeprefix("EPISODE_OUTCOME_").lower()
-        task = request.task if known else OTHER_TASK
+        task = version.instructions.named(request.task) or OTHER_TASK
         version.statistics.episodes[task, outcome] += 1
         # What another version did says nothing of the promoted one.
         if request.policy_version in ("", version.spec.version):
@@ -165,8 +164,9 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         current = observations[-1]
         if current.history_only:
             raise ObservationRejected(pb.ERROR_CODE_BAD_REQUEST, "the last observation must not be history_only")
-        session = Session(version.spec)
+        session = Session(version.spec, version.instructions)
         for observation in observations:
+            await version.instructions.learn(observation.instruction)
             session.accept(observation)
         inputs = session.graph_inputs(current)
         prepared = time.perf_counter()

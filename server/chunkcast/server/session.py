@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT
 from chunkcast.server.errors import ObservationRejected
+from chunkcast.server.instructions import KnownInstructions, Told
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import action_limits
 from chunkcast.v1.tensors import DTYPES
@@ -28,32 +29,31 @@ class Session:
 
     Args:
         spec: the policy's specification.
+        instructions: what it can be told.
 
     Attributes:
         executed: what the robot says that it executed before the last observation, float32 ``[n, A]``, or ``None``.
     """
 
-    def __init__(self, spec: pb.PolicySpec) -> None:
-        self.adopt(spec)
+    def __init__(self, spec: pb.PolicySpec, instructions: KnownInstructions) -> None:
+        self.adopt(spec, instructions)
         self._fresh_noise = np.random.default_rng()
         self._episode_id = ""
         self._last_step = -1
         self._instruction = ""
+        self._told: Told | None = None
         self.executed: npt.NDArray[np.float32] | None = None
         self._history: deque[tuple[int, Tensors]] = deque(maxlen=spec.observation_steps)
 
     @property
     def instruction(self) -> str:
-        """Of the last observation accepted."""
-        return self._instruction
+        """That of the specification which the last observation accepted was told, or is nearest to what it was told."""
+        return self._told.instruction if self._told else ""
 
-    def adopt(self, spec: pb.PolicySpec) -> None:
+    def adopt(self, spec: pb.PolicySpec, instructions: KnownInstructions) -> None:
         """Go on under another version of the policy, of the same contract; the episode and its history stand."""
-        self._spec = spec
+        self._spec, self._instructions = spec, instructions
         self._entries = {entry.key: _Entry.of(entry) for entry in spec.observations}
-        self._embeddings = {
-            instruction.text: np.array(instruction.embedding, np.float32) for instruction in spec.instructions
-        }
         self._chunk_shape = (spec.action.horizon, len(spec.action.elements))
         self._committed = _CommittedActions(spec.action)
 
@@ -76,12 +76,7 @@ class Session:
                 f"{self._episode_id!r}; send steps in order, or begin a new episode with a new episode_id",
             )
         instruction = observation.instruction or ("" if new_episode else self._instruction)
-        if self._embeddings and instruction not in self._embeddings:
-            raise ObservationRejected(
-                pb.ERROR_CODE_UNKNOWN_INSTRUCTION,
-                f"instruction {instruction[:MAX_IDENTIFIER_LENGTH]!r} is not known to {self._spec.name}; expected one "
-                f"of {_list_some(list(self._embeddings))}",
-            )
+        told = self._instructions.understand(instruction) if self._instructions else None
         if observation.HasField("deadline") and not 0.0 < observation.deadline < math.inf:
             raise ObservationRejected(
                 pb.ERROR_CODE_BAD_REQUEST, f"deadline is {observation.deadline:g} s, expected above 0 and finite"
@@ -92,7 +87,7 @@ class Session:
         if new_episode:
             self._history.clear()
         self._episode_id, self._last_step = observation.episode_id, observation.step
-        self._instruction = instruction
+        self._instruction, self._told = instruction, told
         self._history.append((observation.step, tensors))
         self.executed = executed
 
@@ -105,8 +100,8 @@ class Session:
             if len(ticks) == 1
             else {key: np.stack([tick[key] for tick in ticks]) for key in self._entries}
         )
-        if self._embeddings:
-            inputs[INSTRUCTION_INPUT] = self._embeddings[self._instruction]
+        if self._told:
+            inputs[INSTRUCTION_INPUT] = self._told.embedding
         generator = (
             np.random.default_rng([observation.noise_seed, observation.step])
             if observation.HasField("noise_seed")

@@ -66,7 +66,7 @@ class RobotStream:
     ) -> None:
         self._context, self._policies, self._version, self._pinned = context, policies, version, pinned
         self._statistics, self._log = statistics, stream_log
-        self._session = Session(version.spec)
+        self._session = Session(version.spec, version.instructions)
         self._monitor: HealthMonitor | None = None
         self._health: StreamHealth | None = None
         self._places: deque[_Place] = deque()
@@ -122,6 +122,7 @@ class RobotStream:
                 # sends faster than it is served, whose stale observations must not be computed one after the other.
                 reading = asyncio.ensure_future(self._context.read())
                 await asyncio.sleep(0)
+                await self._version.instructions.learn(request.observation.instruction)
                 self._take(request, alone=not behind and self._statistics.active_streams == 1)
                 # A chunk that was computed at once leaves without another turn of the event loop.
                 await self._flush()
@@ -184,7 +185,7 @@ class RobotStream:
             self._version.batcher.leave()
             current.batcher.join()
             self._version = current
-            self._session.adopt(current.spec)
+            self._session.adopt(current.spec, current.instructions)
 
     def _follow_monitor(self) -> None:
         """Another version, or a bundle that was loaded again with other thresholds, has a monitor of its own."""

@@ -18,9 +18,11 @@ from typing import Any
 import torch
 
 from chunkcast.training.errors import CheckpointError
+from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
+EMBEDDINGS_TENSOR = "instructions.embeddings"
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Checkpoint:
 
     Attributes:
         policy_config: the network's shapes.
+        instructions: what the policy can be told.
         run: facts that export copies into the bundle (data, settings, losses).
         progress: where the run stood.
         tensors: name to tensor, prefixed ``model.``, ``ema.``, ``optimizer.`` or ``ema_state.``.
     """
 
     policy_config: PolicyConfig
+    instructions: Instructions
     run: dict[str, Any]
     progress: Progress
     tensors: dict[str, torch.Tensor]
@@ -69,6 +73,7 @@ def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
     metadata = {
         "format_version": FORMAT_VERSION,
         "policy_config": json.dumps(asdict(checkpoint.policy_config)),
+        "instructions": json.dumps(checkpoint.instructions.facts()),
         "run": json.dumps(checkpoint.run),
         "progress": json.dumps(asdict(checkpoint.progress)),
     }
@@ -76,6 +81,7 @@ def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
     aside = file.with_name(f".{file.name}.writing")
     # save_file refuses tensors that share memory or are not contiguous.
     tensors = {name: value.detach().contiguous().cpu().clone() for name, value in checkpoint.tensors.items()}
+    tensors[EMBEDDINGS_TENSOR] = checkpoint.instructions.embeddings.contiguous().cpu()
     aside.touch()  # with the mode that the user's umask gives, where save_file would make it private
     mode = aside.stat().st_mode
     save_file(tensors, aside, metadata)
@@ -91,10 +97,10 @@ def read_checkpoint(file: Path) -> Checkpoint:
     """
     with _opened(file) as (opened, metadata):
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    config = json.loads(metadata["policy_config"])
-    config["instructions"] = tuple(config["instructions"])
+    embeddings = tensors.pop(EMBEDDINGS_TENSOR)
     return Checkpoint(
-        policy_config=PolicyConfig(**config),
+        policy_config=PolicyConfig(**json.loads(metadata["policy_config"])),
+        instructions=Instructions.from_facts(json.loads(metadata["instructions"]), embeddings),
         run=json.loads(metadata["run"]),
         progress=Progress(**json.loads(metadata["progress"])),
         tensors=tensors,
@@ -137,9 +143,9 @@ def what_decides_the_result(run: dict[str, Any]) -> dict[str, Any]:
     Args:
         run: as ``Checkpoint.run``.
     """
-    elsewhere = ("data", "out", "resume", "device", "precision", "keep_epochs")
+    elsewhere = ("data", "out", "resume", "device", "precision", "keep_epochs", "text_encoder", "instructions")
     settings = {name: value for name, value in run["config"].items() if name not in elsewhere}
-    return {**settings, "data_sha256": run["data_sha256"], "bf16": run["bf16"]}
+    return {**settings, "told": run["told"], "data_sha256": run["data_sha256"], "bf16": run["bf16"]}
 
 
 def run_identity(run: dict[str, Any]) -> str:
@@ -155,6 +161,8 @@ def load_policy(checkpoint: Checkpoint) -> DiffusionPolicy:
         checkpoint.policy_config,
         weights["state_mean"],
         weights["state_std"],
+        weights["instruction_mean"],
+        weights["instruction_scale"],
         weights["action_low"],
         weights["action_high"],
     )

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from chunkcast.training.policy import DiffusionPolicy, PredictionType
+from chunkcast.training.choices import PredictionType
+from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.windows import Batch
 
 MIN_SNR_WEIGHT = 1.0
@@ -26,7 +27,7 @@ class DenoisingLoss:
     """Per-window losses, each averaged over the chunk's unmasked actions.
 
     Attributes:
-        objective: float32 ``[B]``, the squared error of what the network predicts (x_0 or eps): what is minimised.
+        objective: float32 ``[B]``, the squared error of what the network predicts (x_0, eps or v): what is minimised.
         noise_mse: float32 ``[B]``, the squared error of the noise, whatever is predicted: what runs are compared by.
     """
 
@@ -54,15 +55,19 @@ def denoising_loss(
     committed = policy.committed_rows(prefix_length)
     clean = continued_chunk(clean, policy.normalize_actions(batch.executed), prefix_length)
     noisy = torch.where(committed[..., None] > 0, clean, noise_scheduler.add_noise(clean, noise, timestep))
-    prediction = policy(noisy, timestep, policy.condition(batch.state, batch.instruction), committed).float()
-    predicts_sample = policy.config.prediction_type == "sample"
-    squared_error = (prediction - (clean if predicts_sample else noise)) ** 2
-    objective = _masked_mean(squared_error, batch.foreseeable(prefix_length))
-    if not predicts_sample:
-        return DenoisingLoss(objective, objective.detach())
-    abar = noise_scheduler.alphas_cumprod.to(timestep.device)[timestep]
-    # eps_hat - eps = sqrt(abar / (1 - abar)) (x_0 - x0_hat)
-    return DenoisingLoss(objective, objective.detach() * abar / (1.0 - abar))
+    prediction = policy(noisy, timestep, policy.encode(batch.state, batch.instruction), committed).float()
+    abar = noise_scheduler.alphas_cumprod.to(timestep.device)[timestep]  # [B]
+    match policy.config.prediction_type:
+        case "sample":
+            # eps_hat - eps = sqrt(abar / (1 - abar)) (x_0 - x0_hat)
+            target, noise_share = clean, abar / (1.0 - abar)
+        case "epsilon":
+            target, noise_share = noise, torch.ones_like(abar)
+        case "v_prediction":
+            # eps_hat - eps = sqrt(abar) (v_hat - v)
+            target, noise_share = noise_scheduler.get_velocity(clean, noise, timestep), abar
+    objective = _masked_mean((prediction - target) ** 2, batch.foreseeable(prefix_length))
+    return DenoisingLoss(objective, objective.detach() * noise_share)
 
 
 def continued_chunk(clean: torch.Tensor, executed: torch.Tensor, prefix_length: torch.Tensor) -> torch.Tensor:
@@ -92,9 +97,9 @@ def timestep_weights(noise_scheduler: Any, prediction_type: PredictionType, weig
 
     ``clamped-snr`` weighs the clean-action error by SNR(t) = abar / (1 - abar), clamped from above as in Min-SNR-5
     (Hang et al. 2023, arXiv:2303.09556) and from below at 1 as in truncated SNR (Salimans & Ho 2022,
-    arXiv:2202.00512). The noise error is the clean-action error times the SNR, so for ``epsilon`` the weight is
-    divided by it; there the lower clamp is left out, which would give the last timestep, whose SNR is nearly zero,
-    all the weight.
+    arXiv:2202.00512). The velocity's error is the clean-action error times (SNR + 1) and the noise's the same times the
+    SNR, so their weights are divided by these; for ``epsilon`` the lower clamp is left out, which would give the last
+    timestep, whose SNR is nearly zero, all the weight.
     """
     abar: torch.Tensor = noise_scheduler.alphas_cumprod
     if weighting == "uniform":
@@ -102,7 +107,8 @@ def timestep_weights(noise_scheduler: Any, prediction_type: PredictionType, weig
     snr = abar / (1.0 - abar)
     if prediction_type == "epsilon":
         return snr.clamp(max=MAX_SNR_WEIGHT) / snr
-    return snr.clamp(MIN_SNR_WEIGHT, MAX_SNR_WEIGHT)
+    weights = snr.clamp(MIN_SNR_WEIGHT, MAX_SNR_WEIGHT)
+    return weights / (snr + 1.0) if prediction_type == "v_prediction" else weights
 
 
 def _masked_mean(squared_error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

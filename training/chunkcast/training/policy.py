@@ -1,21 +1,20 @@
-"""The diffusion policy as a module: physical units in, the denoiser's prediction out, and DDIM sampling.
+"""The diffusion policy as a module: physical units in, the denoiser's prediction out.
 
 Normalisation belongs to the policy, so that a checkpoint and an exported graph both carry it. Shapes: ``B`` batch,
-``T`` observation steps, ``S`` state size, ``E`` instruction embedding size, ``H`` horizon, ``A`` action size.
+``T`` observation steps, ``S`` state size, ``E`` instruction embedding size, ``W`` size of the encoded observation,
+``H`` horizon, ``A`` action size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import cast
 
 import torch
 from torch import nn
 
-from chunkcast.training.denoiser import ResidualMlpDenoiser
-
-PredictionType = Literal["sample", "epsilon"]
-"""diffusers' names: ``sample`` predicts the clean action chunk x_0, ``epsilon`` the noise."""
+from chunkcast.training.choices import DenoiserName, Objective, PredictionType
+from chunkcast.training.denoisers.denoiser import DenoiserConfig, make_denoiser
 
 NORMALIZED_STATE_LIMIT = 5.0
 """States are clamped to this many standard deviations: one sensor's glitch must not drive the network anywhere."""
@@ -30,11 +29,16 @@ class PolicyConfig:
 
     state_size: int
     action_size: int
-    instructions: tuple[str, ...]
+    instruction_size: int
+    """Of an instruction's embedding, ``E``."""
     observation_steps: int
     horizon: int
+    denoiser: DenoiserName
     width: int
     blocks: int
+    embedding_size: int
+    """Of the encoded observation and instruction, ``W``."""
+    objective: Objective
     prediction_type: PredictionType
     train_timesteps: int
     max_committed_steps: int = 0
@@ -42,16 +46,20 @@ class PolicyConfig:
 
 
 class DiffusionPolicy(nn.Module):
-    """Normaliser, condition and denoiser.
+    """Normaliser, encoder of observation and instruction, and denoiser.
 
     Args:
         config: the shapes.
         state_mean, state_std: float32 ``[S]``, of the training windows.
+        instruction_mean: float32 ``[E]``, of the instructions' embeddings.
+        instruction_scale: float32 ``[]``, their root mean square distance from it, an entry.
         action_low, action_high: float32 ``[A]``, the robot's bounds; actions are scaled from them to [-1, 1].
     """
 
     state_mean: torch.Tensor
     state_std: torch.Tensor
+    instruction_mean: torch.Tensor
+    instruction_scale: torch.Tensor
     action_low: torch.Tensor
     action_high: torch.Tensor
 
@@ -60,6 +68,8 @@ class DiffusionPolicy(nn.Module):
         config: PolicyConfig,
         state_mean: torch.Tensor,
         state_std: torch.Tensor,
+        instruction_mean: torch.Tensor,
+        instruction_scale: torch.Tensor,
         action_low: torch.Tensor,
         action_high: torch.Tensor,
     ) -> None:
@@ -67,27 +77,36 @@ class DiffusionPolicy(nn.Module):
         self.config = config
         self.register_buffer("state_mean", state_mean)
         self.register_buffer("state_std", state_std.clamp_min(MIN_STATE_STD))
+        self.register_buffer("instruction_mean", instruction_mean)
+        self.register_buffer("instruction_scale", instruction_scale)
         self.register_buffer("action_low", action_low)
         self.register_buffer("action_high", action_high)
-        condition_size = config.observation_steps * config.state_size + len(config.instructions)
-        self.denoiser = ResidualMlpDenoiser(
-            config.horizon,
-            config.action_size,
-            condition_size,
-            config.width,
-            config.blocks,
-            sees_committed=config.max_committed_steps > 0,
+        condition_size = config.observation_steps * config.state_size + config.instruction_size
+        self.encoder = nn.Sequential(
+            nn.Linear(condition_size, config.embedding_size),
+            nn.SiLU(),
+            nn.Linear(config.embedding_size, config.embedding_size),
+        )
+        self.denoiser = make_denoiser(
+            config.denoiser,
+            DenoiserConfig(
+                horizon=config.horizon,
+                action_size=config.action_size,
+                embedding_size=config.embedding_size,
+                width=config.width,
+                blocks=config.blocks,
+                sees_committed=config.max_committed_steps > 0,
+            ),
         )
 
-    def condition(self, state: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
-        """``state [B, T, S]`` in physical units and ``instruction [B, E]`` as the denoiser's condition ``[B, C]``."""
+    def encode(self, state: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
+        """``state [B, T, S]`` in physical units and ``instruction [B, E]``, encoded ``[B, W]``: once for a chunk,
+        whatever the number of evaluations.
+        """
         normalized = (state - self.state_mean) / self.state_std
         normalized = normalized.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
-        return torch.cat([normalized.flatten(1), instruction], dim=-1)
-
-    def embed(self, condition: torch.Tensor) -> torch.Tensor:
-        """The encoder's embedding ``[B, W]`` of a condition ``[B, C]``: what the denoiser makes of the observation."""
-        return cast(torch.Tensor, self.denoiser.condition(condition))
+        told = (instruction - self.instruction_mean) / self.instruction_scale
+        return cast(torch.Tensor, self.encoder(torch.cat([normalized.flatten(1), told], dim=-1)))
 
     def normalize_actions(self, actions: torch.Tensor) -> torch.Tensor:
         """Physical units to [-1, 1]."""
@@ -104,72 +123,7 @@ class DiffusionPolicy(nn.Module):
         return (rows[None] < prefix_length[:, None]).to(self.state_mean.dtype)
 
     def forward(
-        self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor, committed: torch.Tensor
+        self, noisy: torch.Tensor, timestep: torch.Tensor, embedding: torch.Tensor, committed: torch.Tensor
     ) -> torch.Tensor:
         """The denoiser's prediction ``[B, H, A]``, in normalised units; ``committed [B, H]`` marks given rows."""
-        return cast(torch.Tensor, self.denoiser(noisy, timestep, condition, committed))
-
-
-def training_noise_scheduler(config: PolicyConfig) -> Any:
-    """Diffusers' DDPM scheduler with the cosine schedule (Nichol & Dhariwal 2021), as in Diffusion Policy."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    return DDPMScheduler(
-        num_train_timesteps=config.train_timesteps,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=config.prediction_type,
-    )
-
-
-def sampling_scheduler(config: PolicyConfig, evaluations: int) -> Any:
-    """Diffusers' DDIM scheduler over the same schedule, set to ``evaluations`` steps.
-
-    Trailing spacing begins at the last timestep, where a sample *is* noise; leading spacing would begin two steps'
-    sampling at t = 50 with noise that the network has never seen there (Lin et al. 2024, arXiv:2305.08891).
-    """
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    scheduler = DDIMScheduler(
-        num_train_timesteps=config.train_timesteps,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=config.prediction_type,
-        clip_sample=True,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
-    scheduler.set_timesteps(evaluations)
-    return scheduler
-
-
-@torch.no_grad()
-def sample_chunk(
-    policy: DiffusionPolicy,
-    scheduler: Any,
-    state: torch.Tensor,
-    instruction: torch.Tensor,
-    noise: torch.Tensor,
-    prefix_actions: torch.Tensor,
-    prefix_length: torch.Tensor,
-) -> torch.Tensor:
-    """Action chunks ``[B, H, A]`` in physical units, by deterministic DDIM (Song et al. 2021, eq. 12, eta = 0).
-
-    This is the reference that the exported graph is compared with.
-
-    Args:
-        scheduler: from ``sampling_scheduler``.
-        state: ``[B, T, S]``, physical units.
-        instruction: ``[B, E]``.
-        noise: ``[B, H, A]``, standard normal.
-        prefix_actions: ``[B, H, A]``, physical units; the first ``prefix_length`` rows are committed and come back as
-            they are, the others are ignored (training-time real-time chunking, Black et al. 2025, arXiv:2512.05964).
-        prefix_length: int64 ``[B]``, 0 to the policy's ``max_committed_steps``.
-    """
-    condition = policy.condition(state, instruction)
-    committed = policy.committed_rows(prefix_length)
-    given, prefix = committed[..., None] > 0, policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
-    chunk = torch.where(given, prefix, noise)
-    for timestep in scheduler.timesteps:
-        prediction = policy(chunk, timestep.expand(len(chunk)).to(chunk.device), condition, committed)
-        chunk = scheduler.step(prediction, timestep, chunk, eta=0.0).prev_sample
-        chunk = torch.where(given, prefix, chunk)
-    return policy.denormalize_actions(chunk)
+        return cast(torch.Tensor, self.denoiser(noisy, timestep, embedding, committed))

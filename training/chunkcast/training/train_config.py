@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from chunkcast.training.choices import DenoiserName, Objective, PredictionType
 from chunkcast.training.errors import TrainingError
+
+MIP_TIMESTEPS = 2
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,28 @@ class TrainConfig:
     """Largest norm of the gradient; beyond it, it is scaled down."""
     ema_decay: float = 0.999
     """Decay of the exponential moving average of the weights, which is what is validated and exported."""
-    prediction_type: Literal["sample", "epsilon"] = "sample"
-    """What the network predicts: the clean action chunk (sample) or the noise (epsilon). A noise predictor cannot be
-    sampled in one or two evaluations."""
+    objective: Objective = "diffusion"
+    """What is minimised: the denoising loss (diffusion), or MIP's two regressions, which sample without noise."""
+    prediction_type: PredictionType = "sample"
+    """What the network predicts: the clean action chunk (sample), the noise (epsilon) or the velocity (v_prediction). A
+    noise predictor cannot be sampled in one or two evaluations."""
     loss_weighting: Literal["clamped-snr", "uniform"] = "clamped-snr"
     """Weight of a timestep's clean-action error: its signal-to-noise ratio clamped to [1, 5], or 1 for all. The clamp
     keeps both ends: the first evaluations start from noise alone, the last decide the precision."""
+    noise_only_fraction: float = 0.5
+    """Share of the training windows at the last timestep, where nothing of the chunk is left and the first evaluation
+    starts; the others are drawn from all timesteps alike. A policy that is sampled in few evaluations needs it most."""
     train_timesteps: int = 100
     """Timesteps of the diffusion process."""
     horizon: int = 16
     """Actions in a predicted chunk."""
+    text_encoder: Path | None = None
+    """Folder of a text encoder (chunkcast-text-encoder): the policy is then told its task by a sentence, and takes free
+    text. Left out, it is told by the task's plain name."""
+    instructions: Path | None = None
+    """Table of instructions and paraphrases, TOML; by default that of MetaWorld's fifty tasks."""
+    instruction_noise: float = 0.3
+    """Standard deviation of the noise on a sentence's embedding, as a share of the embeddings' own spread."""
     observation_steps: int = 1
     """Observations that the policy sees: the current one and those before it. MetaWorld's state already holds the
     tick before."""
@@ -51,10 +66,16 @@ class TrainConfig:
     to continue smoothly; 0 trains without real-time chunking."""
     committed_fraction: float = 0.75
     """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
+    denoiser: DenoiserName = "mlp"
+    """The network: a residual MLP over the flattened chunk, a U-Net over time (ConditionalUnet1D), or a transformer
+    with a token an action (DiT)."""
     width: int = 352
-    """Width of the denoiser's residual stream."""
+    """Of the denoiser: the MLP's residual stream, the U-Net's first level (each further one has twice as many
+    channels), a token of the transformer."""
     blocks: int = 4
-    """Residual blocks of the denoiser."""
+    """Of the denoiser: the MLP's residual blocks, the U-Net's levels, the transformer's layers."""
+    embedding_size: int = 0
+    """Of the encoded observation and instruction that the denoiser is conditioned on; 0 takes --width."""
     validation_fraction: float = 0.05
     """Share of each task's episodes (at least one) held out for the validation loss."""
     patience: int = 30
@@ -70,6 +91,11 @@ class TrainConfig:
     resume: bool = False
     """Continue the run in --out from its last checkpoint; the result equals an uninterrupted run."""
 
+    @property
+    def process_timesteps(self) -> int:
+        """Timesteps of the process that is trained: the diffusion's, or MIP's two."""
+        return MIP_TIMESTEPS if self.objective == "mip" else self.train_timesteps
+
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         for name in ("epochs", "batch_size", "train_timesteps", "horizon", "observation_steps", "blocks"):
@@ -81,8 +107,9 @@ class TrainConfig:
             raise TrainingError(
                 f"--max-committed-steps must lie in [0, --horizon {self.horizon}), got {self.max_committed_steps}"
             )
-        if not 0.0 <= self.committed_fraction <= 1.0:
-            raise TrainingError(f"--committed-fraction must lie in [0, 1], got {self.committed_fraction}")
+        for name in ("committed_fraction", "noise_only_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise TrainingError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
         if self.width < 8 or self.width % 4:
             raise TrainingError(f"--width must be a multiple of 4 and at least 8, got {self.width}")
         if not 0.0 < self.validation_fraction < 1.0:
@@ -91,3 +118,12 @@ class TrainConfig:
             raise TrainingError(f"--ema-decay must lie in [0, 1), got {self.ema_decay}")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")
+        self._check_objective_and_instructions()
+
+    def _check_objective_and_instructions(self) -> None:
+        if self.objective == "mip" and self.prediction_type != "sample":
+            raise TrainingError("--objective mip predicts the clean chunk; leave out --prediction-type")
+        if self.instruction_noise < 0.0:
+            raise TrainingError(f"--instruction-noise must not be negative, got {self.instruction_noise}")
+        if self.instructions is not None and self.text_encoder is None:
+            raise TrainingError("--instructions needs --text-encoder, which turns them into embeddings")

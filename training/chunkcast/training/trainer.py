@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,18 @@ from chunkcast.training.health.judge import course_findings
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
 from chunkcast.training.health.rules import FATAL_CODES
 from chunkcast.training.history import EpochRecord
+from chunkcast.training.language.instruction_table import (
+    METAWORLD_INSTRUCTIONS,
+    encoded_instructions,
+    read_instruction_table,
+)
+from chunkcast.training.language.instructions import Instructions, task_names
 from chunkcast.training.loss import denoising_loss, timestep_weights
-from chunkcast.training.policy import DiffusionPolicy, PolicyConfig, sampling_scheduler, training_noise_scheduler
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
-from chunkcast.training.windows import Windows, split_by_episode
+from chunkcast.training.windows import Batch, Windows, split_by_episode
 
 LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
 BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
@@ -74,12 +81,15 @@ class Trainer:
         self.config, self.device, self.bf16 = config, device, bf16
         train_episodes, validation_episodes = split_by_episode(demonstrations, config.validation_fraction, config.seed)
 
+        self.instructions = _instructions(config, demonstrations.tasks)
+
         def windows(episodes: Any) -> Windows:
             return Windows(
                 demonstrations,
                 episodes,
                 observation_steps=config.observation_steps,
                 horizon=config.horizon,
+                instructions=self.instructions,
                 device=device,
             )
 
@@ -87,26 +97,36 @@ class Trainer:
         self.policy_config = PolicyConfig(
             state_size=demonstrations.states.shape[1],
             action_size=demonstrations.actions.shape[1],
-            instructions=demonstrations.tasks,
+            instruction_size=self.instructions.size,
             observation_steps=config.observation_steps,
             horizon=config.horizon,
+            denoiser=config.denoiser,
             width=config.width,
             blocks=config.blocks,
+            embedding_size=config.embedding_size or config.width,
+            objective=config.objective,
             prediction_type=config.prediction_type,
-            train_timesteps=config.train_timesteps,
+            train_timesteps=config.process_timesteps,
             max_committed_steps=config.max_committed_steps,
         )
         torch.manual_seed(config.seed)
         rows = np.isin(demonstrations.episode_index, train_episodes)
         states = torch.from_numpy(demonstrations.states[rows])
         action_low, action_high = map(torch.from_numpy, demonstrations.action_bounds)
-        self.policy = DiffusionPolicy(self.policy_config, states.mean(0), states.std(0), action_low, action_high).to(
-            device
-        )
+        self.policy = DiffusionPolicy(
+            self.policy_config,
+            states.mean(0),
+            states.std(0),
+            *self.instructions.moments(),
+            action_low,
+            action_high,
+        ).to(device)
         self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
         self.noise_scheduler = training_noise_scheduler(self.policy_config)
-        self.sampler = sampling_scheduler(self.policy_config, min(VALIDATION_EVALUATIONS, config.train_timesteps))
-        self.timestep_weights = timestep_weights(self.noise_scheduler, config.prediction_type, config.loss_weighting)
+        self.sampler = sampling_scheduler(self.policy_config, min(VALIDATION_EVALUATIONS, config.process_timesteps))
+        # MIP's two regressions weigh the same.
+        weighting = config.loss_weighting if config.objective == "diffusion" else "uniform"
+        self.timestep_weights = timestep_weights(self.noise_scheduler, config.prediction_type, weighting)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -123,6 +143,7 @@ class Trainer:
             "config": json.loads(json.dumps(asdict(config), default=str)),
             "data_sha256": demonstrations.sha256,
             "data_manifest": demonstrations.manifest,
+            "told": json.loads(json.dumps(self.instructions.facts())),
             "episodes": len(demonstrations.episode_tasks),
             "training_windows": len(self.training),
             "validation_windows": len(self.validation),
@@ -187,14 +208,15 @@ class Trainer:
         objective, noise_mse, norm = (torch.zeros((), device=self.device) for _ in range(3))
         for step, batch in enumerate(self.training.shuffled(self.config.batch_size, generator)):
             size = len(batch.mask)
-            timestep = torch.randint(self.config.train_timesteps, (size,), generator=generator)
+            timestep = self._timesteps(size, generator)
             noise = torch.randn(batch.actions.shape, generator=generator)
             prefix_length = self._prefix_lengths(size, generator)
+            told = self._told(batch, generator)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 loss = denoising_loss(
                     self.policy,
                     self.noise_scheduler,
-                    batch,
+                    told,
                     timestep.to(self.device),
                     noise.to(self.device),
                     prefix_length.to(self.device),
@@ -218,6 +240,22 @@ class Trainer:
             "gradient_norm": float(norm) / steps,
         }
 
+    def _timesteps(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """At which timestep each window is noised, int64 ``[B]``."""
+        last = self.config.process_timesteps - 1
+        timestep = torch.randint(last + 1, (size,), generator=generator)
+        if self.config.objective == "diffusion" and self.config.noise_only_fraction:
+            timestep[torch.rand(size, generator=generator) < self.config.noise_only_fraction] = last
+        return timestep
+
+    def _told(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """``batch`` with noise on its instructions' embeddings: other words for the same lie around these."""
+        if not self.config.instruction_noise or self.instructions.encoder is None:
+            return batch
+        noise = torch.randn(batch.instruction.shape, generator=generator).to(self.device)
+        noise *= self.config.instruction_noise * self.policy.instruction_scale
+        return replace(batch, instruction=batch.instruction + noise)
+
     def _prefix_lengths(self, size: int, generator: torch.Generator) -> torch.Tensor:
         """How many actions of each window are committed, int64 ``[B]``."""
         longest = self.config.max_committed_steps
@@ -231,11 +269,11 @@ class Trainer:
         errors = window_errors(
             self.policy, self.noise_scheduler, self.sampler, self.validation, self.config.execute_steps
         )
-        tasks = self.policy_config.instructions
+        tasks = self.instructions.tasks
         return {
             "validation_loss": float(errors.objective.mean()),
             "validation_noise_mse": float(errors.noise_mse.mean()),
-            "validation_noise_mse_by_timestep": by_timestep(errors, self.config.train_timesteps),
+            "validation_noise_mse_by_timestep": by_timestep(errors, self.config.process_timesteps),
             "validation_noise_mse_by_task": by_task(errors.noise_mse, errors.task, tasks),
             "validation_action_mse": float(errors.action_mse.mean()),
             "validation_action_mse_by_task": by_task(errors.action_mse, errors.task, tasks),
@@ -273,7 +311,8 @@ class Trainer:
         self.progress = progress  # only now: an interrupted write leaves the epoch before
 
     def _write(self, name: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
-        write_checkpoint(self.config.out / name, Checkpoint(self.policy_config, self.run_facts, progress, tensors))
+        checkpoint = Checkpoint(self.policy_config, self.instructions, self.run_facts, progress, tensors)
+        write_checkpoint(self.config.out / name, checkpoint)
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         state = self.optimizer.state_dict()["state"]
@@ -313,3 +352,11 @@ class Trainer:
             yield
         finally:
             self.ema.restore(self.policy.parameters())
+
+
+def _instructions(config: TrainConfig, tasks: tuple[str, ...]) -> Instructions:
+    """How the policy is told its task: by instructions where there is a text encoder, else by plain names."""
+    if config.text_encoder is None:
+        return task_names(tasks)
+    table = read_instruction_table(config.instructions or METAWORLD_INSTRUCTIONS)
+    return encoded_instructions(tasks, table, config.text_encoder)

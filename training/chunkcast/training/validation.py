@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from chunkcast.training.loss import denoising_loss
-from chunkcast.training.policy import DiffusionPolicy, sample_chunk
+from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.sampling import sample_chunk
 from chunkcast.training.windows import Windows
 
 VALIDATION_BATCH = 2048
@@ -99,7 +100,7 @@ def window_errors(
         executed_masks.append(mask.cpu())
     actions, masks = torch.cat(executed_actions), torch.cat(executed_masks)
     deviation = torch.zeros_like(masks)
-    for index in range(len(policy.config.instructions)):
+    for index in range(int(windows.task.max()) + 1):
         inside = windows.task == index
         weights = masks[inside][..., None]
         mean_action = (actions[inside] * weights).sum((0, 1)) / weights.sum().clamp_min(1.0)

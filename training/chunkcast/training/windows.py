@@ -18,6 +18,7 @@ import torch
 
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import DemonstrationsError
+from chunkcast.training.language.instructions import Instructions
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Windows:
         episodes: the indices of the episodes to take windows from.
         observation_steps: observations per window, ``T``.
         horizon: actions per window, ``H``.
+        instructions: of the demonstrations' tasks.
         device: where rows, tables and batches live.
     """
 
@@ -69,6 +71,7 @@ class Windows:
         *,
         observation_steps: int,
         horizon: int,
+        instructions: Instructions,
         device: torch.device,
     ) -> None:
         rows = np.flatnonzero(np.isin(demonstrations.episode_index, episodes))
@@ -89,17 +92,19 @@ class Windows:
         self._past = torch.from_numpy(np.maximum(past, starts[:, None])).to(device)
         self._future = torch.from_numpy(np.minimum(future, ends[:, None])).to(device)
         self._mask = torch.from_numpy((future <= ends[:, None]).astype(np.float32)).to(device)
-        # A plain task is an instruction whose embedding is one-hot; a sentence encoder's takes the same place.
-        self._instruction = torch.eye(len(tasks), device=device)[torch.from_numpy(task_of_window).to(device)]
+        self._task = self.task.to(device)
+        self._embeddings = instructions.embeddings.to(device)
 
     def __len__(self) -> int:
         return len(self._past)
 
-    def take(self, indices: torch.Tensor) -> Batch:
-        """The windows at ``indices`` (int64 ``[B]``)."""
+    def take(self, indices: torch.Tensor, phrase: torch.Tensor | int = 0) -> Batch:
+        """The windows at ``indices`` (int64 ``[B]``), each told by its task's ``phrase`` (int64 ``[B]``; 0 is the
+        instruction itself).
+        """
         return Batch(
             state=self._states[self._past[indices]],
-            instruction=self._instruction[indices],
+            instruction=self._embeddings[self._task[indices], phrase],
             actions=self._actions[self._future[indices]],
             executed=self._executed[self._future[indices]],
             mask=self._mask[indices],
@@ -107,12 +112,16 @@ class Windows:
         )
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch of full batches in an order drawn from ``generator``; the rest of a division is left out."""
+        """One epoch of full batches in an order drawn from ``generator``, each window told by a phrase drawn from it;
+        the rest of a division is left out.
+        """
         order = torch.randperm(len(self), generator=generator, device=generator.device)
         order = order.to(self._past.device)
         batch_size = min(batch_size, len(self))
+        phrases = self._embeddings.shape[1]
         for first in range(0, len(self) - batch_size + 1, batch_size):
-            yield self.take(order[first : first + batch_size])
+            phrase = torch.randint(phrases, (batch_size,), generator=generator).to(order.device) if phrases > 1 else 0
+            yield self.take(order[first : first + batch_size], phrase)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every window once, in order."""

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from chunkcast.client import PlaybackConfig, PolicyUnavailable
+from chunkcast.client.sim.difficulty import by_difficulty
 from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
+from chunkcast.client.sim.phrasing import task_of
 from chunkcast.v1 import policy_pb2 as pb
 
 CONFIDENCE = 0.95
@@ -106,6 +108,7 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     return {
         **overall,
         "tasks": tasks,
+        "difficulty": by_difficulty(tasks),
         "jump_at_chunk_borders": _jumps([jump for result in results for jump in result.border_jumps]),
         "jump_elsewhere": _jumps([jump for result in results for jump in result.other_jumps]),
         "chunks": sum(len(result.chunk_seconds) for result in results),
@@ -181,9 +184,14 @@ def expected_success(spec: pb.PolicySpec) -> dict[str, dict[str, Any]]:
     table promises nothing.
     """
     expected: dict[str, dict[str, Any]] = {}
+    task_by_text = {instruction.text: task_of(instruction) for instruction in spec.instructions}
     for source, word in ((pb.SUCCESS_SOURCE_CALIBRATED, "calibrated"), (pb.SUCCESS_SOURCE_MEASURED, "measured")):
         for each in spec.expected_success:
             if each.source == source:
                 interval = [round(each.low, 4), round(each.high, 4)]
-                expected[each.task or "all"] = {"source": word, "success_rate": round(each.ratio, 4), "ci95": interval}
+                expected[task_by_text.get(each.task, each.task) or "all"] = {
+                    "source": word,
+                    "success_rate": round(each.ratio, 4),
+                    "ci95": interval,
+                }
     return expected

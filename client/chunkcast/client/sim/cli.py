@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -47,7 +48,7 @@ class SimConfig:
     policy: str = ""
     """Policy name, where the server has several."""
     tasks: str = ""
-    """MetaWorld tasks, separated by commas; by default every task that the policy knows."""
+    """MetaWorld tasks such as drawer-open-v3, separated by commas; by default every task that the policy knows."""
     episodes: int = 20
     """Episodes of each task."""
     seed: int = EVALUATION_SEED
@@ -61,6 +62,10 @@ class SimConfig:
     play meanwhile are sent along for the policy to continue."""
     workers: int = os.cpu_count() or 1
     """Parallel processes, each a robot with its own stream."""
+    instructions: Path | None = None
+    """Table of instructions (TOML) to tell the policy from, in --phrasing's words; by default it is told its own."""
+    phrasing: Literal["instruction", "paraphrases", "held_out"] = "held_out"
+    """Which of the table's texts; an episode takes a task's in turn."""
     fault: str = ""
     """NAME[:SIZE][@TICK] of a fault of the robot, to see what the server's health says of it: sensor-bias,
     sensor-noise, frozen, swapped, wrong-task, action-scale, delay, gripper-stuck, object-moved."""
@@ -239,6 +244,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         "execute_steps": config.execute_steps or spec.action.execute_steps,
         "delay_ticks": config.delay_ticks,
         "overlap": config.overlap,
+        "phrasing": config.phrasing if config.instructions else "instruction",
         "fault": config.fault or None,
         "fault_meaning": FAULTS[jobs[0].fault.name].meaning if jobs[0].fault else None,
         "first_seed": config.seed,
@@ -261,12 +267,14 @@ def sim_command(config: SimConfig, target: str) -> None:
 def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
     from chunkcast.client.sim.episode import EpisodeJob
     from chunkcast.client.sim.faults import UnknownFault, parse_fault
+    from chunkcast.client.sim.phrasing import BadTable, read_phrases, task_of
 
     try:
         fault = parse_fault(config.fault) if config.fault else None
     except UnknownFault as error:
         raise BadFlag(str(error)) from None
-    known = [instruction.text for instruction in spec.instructions]
+    texts = {task_of(instruction): instruction.text for instruction in spec.instructions}
+    known = list(texts)
     # A task named twice would count its episodes twice.
     tasks = list(dict.fromkeys(task.strip() for task in config.tasks.split(",") if task.strip())) or known
     horizon = spec.action.horizon
@@ -275,10 +283,17 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
     unknown = [task for task in tasks if task not in known]
     if unknown:
         raise BadFlag(f"{spec.name} does not know {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}")
+    phrases: Mapping[str, Sequence[str]] = {task: [texts[task]] for task in tasks}
+    if config.instructions:
+        try:
+            phrases = read_phrases(config.instructions, config.phrasing, tasks)
+        except BadTable as error:
+            raise BadFlag(str(error)) from None
     return [
         EpisodeJob(
             task,
             config.seed + i,
+            phrases[task][i % len(phrases[task])],
             fault=fault,
             video=_video_file(config, task, i),
             trace=config.trace / f"{task}-{config.seed + i}.npz" if config.trace else None,

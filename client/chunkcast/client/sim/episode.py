@@ -32,6 +32,7 @@ class EpisodeJob:
 
     Attributes:
         task, seed: name the episode.
+        instruction: what the policy is told.
         fault: what is wrong with the robot, or ``None``.
         video: film to write, or ``None``.
         trace: file for every observation that was sent and the chunk that came back, or ``None``.
@@ -39,6 +40,7 @@ class EpisodeJob:
 
     task: str
     seed: int
+    instruction: str
     fault: Fault | None = None
     video: Path | None = None
     trace: Path | None = None
@@ -100,7 +102,7 @@ class SimulatedRobot:
         robot = _environment(job.task)
         robot.begin_episode(job.seed)
         faulty = FaultyRobot(robot, job.fault, job.seed) if job.fault else None
-        instruction = faulty.instruction(job.task, self._known_instructions) if faulty else job.task
+        instruction = faulty.instruction(job.instruction, self._known_instructions) if faulty else job.instruction
         arm = faulty or robot
         trace = Trace() if job.trace else None
         self._chunks.clear()

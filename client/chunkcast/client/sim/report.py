@@ -42,6 +42,10 @@ def print_report(summary: dict[str, Any]) -> None:
         steps = str(facts["mean_steps_of_successes"] or "-")
         table.add_row(task, *_success_cells(facts), steps, *_expected_cells(expected, task))
     table.add_section()
+    if difficulty := summary["difficulty"]:
+        for group, facts in difficulty["groups"].items():
+            table.add_row(f"{group} ({facts['tasks']} tasks)", f"{facts['success_rate']:.1%}")
+        table.add_row("mean of the four groups", f"{difficulty['mean_of_groups']:.1%}")
     # What is expected over all tasks says nothing of some of them.
     every_task = set(expected) - {"all"} <= set(summary["tasks"])
     table.add_row("all", *_success_cells(summary), "", *(_expected_cells(expected, "all") if every_task else ()))

@@ -10,11 +10,11 @@ from pathlib import Path
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.bundle_writer import GRAPH_NAME, write_bundle
-from chunkcast.training.export.ddim_graph import onnx_graph
 from chunkcast.training.export.health_graph import health_graph
 from chunkcast.training.export.parity import verify_parity
+from chunkcast.training.export.policy_graph import onnx_graph
 from chunkcast.training.export.specification import policy_spec
-from chunkcast.training.policy import sampling_scheduler, training_noise_scheduler
+from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.v1 import policy_pb2 as pb
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from chunkcast.training.errors import ExportError
-from chunkcast.training.export.ddim_graph import INSTRUCTION_INPUT, STATE_INPUT, traced_graph
+from chunkcast.training.export.policy_graph import INSTRUCTION_INPUT, STATE_INPUT
+from chunkcast.training.export.tracing import traced_graph
 from chunkcast.training.policy import DiffusionPolicy
 
 ACTIONS_INPUT = "actions"
@@ -34,8 +35,8 @@ TOLERANCE = 1e-3
 class HealthGraph(nn.Module):
     """``state [B, T, S]``, ``instruction [B, E]``, ``actions [B, H, A]`` -> loss ``[B]``, embedding ``[B, W]``.
 
-    The loss is the objective's: the squared error of what the policy predicts (the clean chunk, or the noise), the mean
-    over the chunk and the timesteps (as Diff-DAgger's, Lee et al. 2024, arXiv:2410.14868).
+    The loss is the objective's: the squared error of what the policy predicts (clean chunk, noise or velocity), the
+    mean over the chunk and the timesteps (as Diff-DAgger's, Lee et al. 2024, arXiv:2410.14868).
 
     Args:
         policy: normaliser and denoiser.
@@ -51,14 +52,13 @@ class HealthGraph(nn.Module):
         super().__init__()
         self.policy = policy
         config = policy.config
-        self.predicts_sample = config.prediction_type == "sample"
-        timesteps = [int(share * config.train_timesteps) for share in TIMESTEP_SHARES]
-        abar = noise_scheduler.alphas_cumprod[timesteps]
+        timesteps = torch.tensor([int(share * config.train_timesteps) for share in TIMESTEP_SHARES])
+        one, nothing = torch.ones(len(timesteps), 1, 1), torch.zeros(len(timesteps), 1, 1)
         generator = torch.Generator().manual_seed(NOISE_SEED)
         noise = torch.randn(len(timesteps), config.horizon, config.action_size, generator=generator)
-        self.register_buffer("timesteps", torch.tensor(timesteps))
-        self.register_buffer("signal_rate", abar.sqrt()[:, None, None])  # [K, 1, 1]
-        self.register_buffer("noise_rate", (1.0 - abar).sqrt()[:, None, None])
+        self.register_buffer("timesteps", timesteps)
+        self.register_buffer("signal_rate", noise_scheduler.add_noise(one, nothing, timesteps))  # [K, 1, 1]
+        self.register_buffer("noise_rate", noise_scheduler.add_noise(nothing, one, timesteps))
         self.register_buffer("noise", noise)  # [K, H, A]
 
     def forward(
@@ -66,19 +66,25 @@ class HealthGraph(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
         batch, count = state.shape[0], len(TIMESTEP_SHARES)
-        condition = self.policy.condition(state, instruction)  # [B, C]
+        encoded = self.policy.encode(state, instruction)  # [B, W]
         clean = self.policy.normalize_actions(actions)[:, None]  # [B, 1, H, A]
         noisy = (self.signal_rate * clean + self.noise_rate * self.noise).flatten(0, 1)  # [B*K, H, A]
         prediction = self.policy(
             noisy,
             self.timesteps[None].expand(batch, count).flatten(),
-            condition[:, None].expand(batch, count, condition.shape[-1]).flatten(0, 1),
+            encoded[:, None].expand(batch, count, encoded.shape[-1]).flatten(0, 1),
             torch.zeros_like(noisy[..., 0]),
         )
         prediction = prediction.unflatten(0, (batch, count))  # [B, K, H, A]
-        target = clean if self.predicts_sample else self.noise[None]
+        match self.policy.config.prediction_type:
+            case "sample":
+                target = clean
+            case "epsilon":
+                target = self.noise[None]
+            case "v_prediction":
+                target = self.signal_rate * self.noise - self.noise_rate * clean
         loss = ((prediction - target) ** 2).mean((1, 2, 3))
-        return loss, self.policy.embed(condition)
+        return loss, encoded
 
 
 def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: bytes, policy_file: str) -> bytes:
@@ -95,7 +101,7 @@ def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: by
     module = HealthGraph(policy, noise_scheduler).eval()
     example = (
         torch.zeros(2, config.observation_steps, config.state_size),
-        torch.zeros(2, len(config.instructions)),
+        torch.zeros(2, config.instruction_size),
         torch.zeros(2, config.horizon, config.action_size),
     )
     model = traced_graph(
@@ -135,7 +141,8 @@ def _verify(graph: bytes, module: HealthGraph, policy_graph: bytes, policy_file:
     policy, config = module.policy, module.policy.config
     state = torch.randn(PARITY_BATCH, config.observation_steps, config.state_size, generator=generator)
     state = policy.state_mean + state * policy.state_std
-    instruction = torch.eye(len(config.instructions))[torch.arange(PARITY_BATCH) % len(config.instructions)]
+    told = torch.randn(PARITY_BATCH, config.instruction_size, generator=generator)
+    instruction = policy.instruction_mean + policy.instruction_scale * told
     unit = torch.rand(PARITY_BATCH, config.horizon, config.action_size, generator=generator)
     actions = policy.action_low + unit * (policy.action_high - policy.action_low)
     with torch.no_grad():

@@ -8,16 +8,22 @@ from importlib.metadata import version
 from typing import Any
 
 from chunkcast.training.checkpoint import Checkpoint
-from chunkcast.training.export.ddim_graph import STATE_INPUT
+from chunkcast.training.choices import PredictionType
+from chunkcast.training.export.policy_graph import STATE_INPUT
 from chunkcast.training.health.judge import judge, run_settings
 from chunkcast.training.health.loss_curve import curve_of_records
 from chunkcast.training.health.messages import finding_message, seed_table_expectation
 from chunkcast.training.history import EpochRecord
+from chunkcast.training.language.messages import instruction_messages, text_encoder_message
 from chunkcast.v1 import policy_pb2 as pb
 
 BUNDLE_FORMAT_VERSION = 1
 
-_PREDICTION_TYPES = {"sample": pb.PREDICTION_TYPE_SAMPLE, "epsilon": pb.PREDICTION_TYPE_EPSILON}
+_PREDICTION_TYPES: dict[PredictionType, pb.PredictionType.ValueType] = {
+    "sample": pb.PREDICTION_TYPE_SAMPLE,
+    "epsilon": pb.PREDICTION_TYPE_EPSILON,
+    "v_prediction": pb.PREDICTION_TYPE_V_PREDICTION,
+}
 
 
 def policy_spec(
@@ -43,10 +49,8 @@ def policy_spec(
         description=description,
         observations=[_state_entry(run, manifest)],
         observation_steps=config.observation_steps,
-        instructions=[
-            pb.Instruction(text=text, embedding=[float(i == j) for j in range(len(config.instructions))])
-            for i, text in enumerate(config.instructions)
-        ],
+        instructions=instruction_messages(checkpoint.instructions),
+        text_encoder=text_encoder_message(checkpoint.instructions),
         action=pb.ActionSpec(
             elements=[
                 pb.ActionElement(name=element, unit=unit, low=low, high=high)

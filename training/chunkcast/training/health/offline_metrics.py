@@ -26,7 +26,7 @@ import torch
 from chunkcast.training.checkpoint import Checkpoint, load_policy
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import CheckpointError
-from chunkcast.training.policy import sampling_scheduler, training_noise_scheduler
+from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.validation import window_errors
 from chunkcast.training.windows import Windows
 
@@ -54,9 +54,10 @@ def offline_metrics(
         CheckpointError: the policy's tasks or sizes are not the demonstrations'.
     """
     config = checkpoint.policy_config
-    if config.instructions != demonstrations.tasks or config.state_size != demonstrations.states.shape[1]:
+    tasks = checkpoint.instructions.tasks
+    if tasks != demonstrations.tasks or config.state_size != demonstrations.states.shape[1]:
         raise CheckpointError(
-            f"{file} knows {', '.join(config.instructions)} from {config.state_size} state entries; the demonstrations "
+            f"{file} knows {', '.join(tasks)} from {config.state_size} state entries; the demonstrations "
             f"have {', '.join(demonstrations.tasks)} and {demonstrations.states.shape[1]}: collect some of its tasks"
         )
     windows = Windows(
@@ -64,6 +65,7 @@ def offline_metrics(
         np.arange(len(demonstrations.episode_tasks)),
         observation_steps=config.observation_steps,
         horizon=config.horizon,
+        instructions=checkpoint.instructions,
         device=torch.device("cpu"),
     )
     errors = window_errors(

@@ -1,0 +1,14 @@
+"""Names that a run's settings choose from. Imports nothing heavy, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+PredictionType = Literal["sample", "epsilon", "v_prediction"]
+"""diffusers' names: ``sample`` predicts the clean action chunk x_0, ``epsilon`` the noise, ``v_prediction`` the
+velocity sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022, arXiv:2202.00512, appendix D)."""
+
+Objective = Literal["diffusion", "mip"]
+"""What training minimises: the denoising loss over a diffusion process, or MIP's two regressions (see ``mip``)."""
+
+DenoiserName = Literal["mlp", "unet", "transformer"]

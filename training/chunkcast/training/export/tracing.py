@@ -1,0 +1,55 @@
+"""From a torch module to an ONNX model, by torch's exporter."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def traced_graph(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    further_axes: Mapping[int, Any] | None = None,
+) -> Any:
+    """``module`` as an ONNX ModelProto, its first axis dynamic, without a trace of where it was made.
+
+    Args:
+        further_axes: axis to ``torch.export.Dim`` of every input, beside the first.
+    """
+    batch = torch.export.Dim("batch")
+    # The exporter warns of its own use of deprecated functions, and logs that torchvision is absent.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            example,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=tuple({0: batch, **(further_axes or {})} for _ in example),
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip_metadata(model)
+    return model
+
+
+def _strip_metadata(model: Any) -> None:
+    """Remove what the exporter notes of its source: paths of the exporting machine, stack traces, line numbers.
+
+    The hash of a graph, which names a policy's version, then depends on what it computes alone.
+    """
+    graph = model.graph
+    for annotated in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del annotated.metadata_props[:]
+        annotated.doc_string = ""
