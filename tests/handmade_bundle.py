@@ -70,7 +70,12 @@ def echo_spec(name: str = "echo", version: str = "1") -> pb.PolicySpec:
 
 
 def echo_graph(
-    function: str = "Identity", state_size: int = STATE_SIZE, *, slow_matmuls: int = 0, committed: bool = False
+    function: str = "Identity",
+    state_size: int = STATE_SIZE,
+    *,
+    slow_matmuls: int = 0,
+    committed: bool = False,
+    instruction_size: int = len(INSTRUCTIONS),
 ) -> bytes:
     """``actions = function(state) + 0 * noise``.
 
@@ -79,11 +84,12 @@ def echo_graph(
         state_size: of the observation; the actions are its first ``STATE_SIZE`` elements.
         slow_matmuls: products of two 256 x 256 matrices that a run computes besides, whatever the batch size.
         committed: the graph also has the inputs of committed actions, with which its chunk begins.
+        instruction_size: of an instruction's embedding, which the answer does not depend on.
     """
     chunk: list[Any] = ["batch", HISTORY, STATE_SIZE]
     inputs: dict[str, tuple[int, list[Any]]] = {
         STATE_KEY: (TensorProto.FLOAT, ["batch", HISTORY, state_size]),
-        "instruction": (TensorProto.FLOAT, ["batch", len(INSTRUCTIONS)]),
+        "instruction": (TensorProto.FLOAT, ["batch", instruction_size]),
         "noise": (TensorProto.FLOAT, chunk),
     }
     constants = [helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])]

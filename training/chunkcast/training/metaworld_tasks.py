@@ -1,4 +1,4 @@
-"""The six MetaWorld tasks of the project, and how an episode of a task follows from its seed.
+"""MetaWorld's tasks, and how an episode of a task follows from its seed.
 
 Does not know: demonstrations, policies, servers. metaworld is imported late, so that ``--help`` is quick.
 """
@@ -20,6 +20,9 @@ SIX_TASKS: tuple[str, ...] = (
     "pick-place-v3",
 )
 """The tasks of the TinyVLA-style seed policy that chunkcast started from."""
+
+MT50 = "mt50"
+"""Stands for all fifty tasks on a command line, as in MetaWorld's own benchmark."""
 
 _ONE_TICK = (
     *((f"hand_{axis}", "m") for axis in "xyz"),
@@ -55,6 +58,13 @@ CONTROL_RATE_HZ = 80.0
 
 MAX_EPISODE_STEPS = 500
 """MetaWorld's own limit; a step beyond it raises."""
+
+
+def all_tasks() -> tuple[str, ...]:
+    """The names of MetaWorld's fifty tasks, sorted."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    return tuple(sorted(ENV_POLICY_MAP))
 
 
 def make_environment(task: str) -> Any:

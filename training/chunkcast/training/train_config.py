@@ -24,7 +24,7 @@ class TrainConfig:
     """Passes over all windows; the learning rate's cosine ends with the last."""
     batch_size: int = 512
     """Windows per optimiser step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """AdamW's peak learning rate."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
@@ -64,7 +64,7 @@ class TrainConfig:
     max_committed_steps: int = 8
     """The longest prefix of committed actions, those that the robot plays while inference runs, that the policy learns
     to continue smoothly; 0 trains without real-time chunking."""
-    committed_fraction: float = 0.75
+    committed_fraction: float = 0.25
     """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
     denoiser: DenoiserName = "mlp"
     """The network: a residual MLP over the flattened chunk, a U-Net over time (ConditionalUnet1D), or a transformer

@@ -27,7 +27,7 @@ class CollectConfig:
     out: Path
     """Folder to write (demonstrations.parquet and manifest.json)."""
     tasks: tuple[str, ...] = SIX_TASKS
-    """MetaWorld task names."""
+    """MetaWorld task names; mt50 stands for all fifty."""
     episodes: int = 88
     """Successful episodes to keep for each task."""
     seed: int = 0
@@ -67,7 +67,7 @@ def collect_command(config: CollectConfig) -> None:
 
     from chunkcast.training.collect.parallel import collect
     from chunkcast.training.demonstrations import MANIFEST_NAME, write_demonstrations
-    from chunkcast.training.metaworld_tasks import make_expert
+    from chunkcast.training.metaworld_tasks import MT50, all_tasks, make_expert
 
     if (config.out / MANIFEST_NAME).exists() and not config.overwrite:
         raise TrainingError(
@@ -75,18 +75,19 @@ def collect_command(config: CollectConfig) -> None:
         )
     # A long collection must not be lost for want of a place to write it.
     config.out.mkdir(parents=True, exist_ok=True)
-    for task in config.tasks:
+    tasks = all_tasks() if config.tasks == (MT50,) else config.tasks
+    for task in tasks:
         make_expert(task)  # refuses an unknown one, before any process is started
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("collecting", total=len(config.tasks) * config.episodes)
+        bar = progress.add_task("collecting", total=len(tasks) * config.episodes)
 
         def on_episode(task: str, kept: bool) -> None:
             progress.update(bar, description=task, advance=1 if kept else 0)
 
-        results = collect(config.tasks, config.episodes, config.seed, config.noise, config.workers, on_episode)
+        results = collect(tasks, config.episodes, config.seed, config.noise, config.workers, on_episode)
 
     manifest = write_demonstrations(
         config.out,

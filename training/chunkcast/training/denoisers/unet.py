@@ -67,7 +67,7 @@ class UnetDenoiser(Denoiser):
         self, noisy: torch.Tensor, timestep: torch.Tensor, embedding: torch.Tensor, committed: torch.Tensor
     ) -> torch.Tensor:
         """See ``Denoiser.forward``."""
-        time = self.timestep(timestep).expand(len(noisy), -1)
+        time = self.timestep(timestep).expand(noisy.shape[0], -1)
         condition = torch.cat([time, embedding], dim=-1)  # [B, T + W]
         stream = noisy.mT  # [B, A, H]
         if self.sees_committed:
