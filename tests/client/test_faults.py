@@ -108,7 +108,7 @@ def test_what_is_no_fault_is_refused_in_one_line(text: str, message: str) -> Non
 
 def test_a_trace_is_what_was_sent_and_answered(shipped_server: PrivateServer, tmp_path: Path) -> None:
     robot = SimulatedRobot(shipped_server.address, "", PlaybackConfig(simulated_delay=0))
-    result = robot.play(EpisodeJob(TASK, SEED, trace=tmp_path / "trace.npz"))
+    result = robot.play(EpisodeJob(TASK, SEED, TASK, trace=tmp_path / "trace.npz"))
     with np.load(tmp_path / "trace.npz", allow_pickle=False) as trace:
         assert (trace["step"] == np.arange(0, result.steps, 4)).all()
         assert trace["actions"].shape == (len(trace["step"]), 16, 4)

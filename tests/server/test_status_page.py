@@ -36,8 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateServer]:
     with private_server(None, *bundles, "--health-share", "1") as server:
         robot = SimulatedRobot(server.address, "metaworld-six", PlaybackConfig(simulated_delay=0))
         for seed in range(3):
-            robot.play(EpisodeJob("drawer-close-v3", CHOICE_SEED + seed))
-        robot.play(EpisodeJob("pick-place-v3", CHOICE_SEED, fault=parse_fault("gripper-stuck")))
+            robot.play(EpisodeJob("drawer-close-v3", CHOICE_SEED + seed, "drawer-close-v3"))
+        robot.play(EpisodeJob("pick-place-v3", CHOICE_SEED, "pick-place-v3", fault=parse_fault("gripper-stuck")))
         with PolicyClient(server.address) as client, client.stream("echo", robot_id="arm <b>7</b>") as stream:
             stream.request({STATE_KEY: np.zeros(STATE_SIZE, np.float32)}, episode_id="e", step=0, instruction="left")
             client.report_episode(

@@ -9,6 +9,7 @@ import torch
 
 from chunkcast.training.choices import DenoiserName, Objective
 from chunkcast.training.denoisers.denoiser import DenoiserConfig, make_denoiser
+from chunkcast.training.errors import TrainingError
 from chunkcast.training.export.parity import verify_parity
 from chunkcast.training.export.policy_graph import onnx_graph
 from chunkcast.training.mip import T_STAR, MipScheduler
@@ -99,7 +100,7 @@ def test_the_seeds_head_has_its_parameters() -> None:
     ],
 )
 def test_shapes_that_it_cannot_have_are_refused(name: DenoiserName, change: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TrainingError, match=message):
         make_denoiser(name, replace(SHAPES, **change))  # type: ignore[arg-type]
 
 

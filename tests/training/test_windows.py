@@ -8,7 +8,7 @@ import torch
 
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import DemonstrationsError
-from chunkcast.training.language.instructions import task_names
+from chunkcast.training.language.instructions import Instructions, task_names
 from chunkcast.training.windows import Windows, split_by_episode
 
 LENGTHS = (5, 3, 4, 6)
@@ -79,6 +79,53 @@ def test_an_epoch_takes_each_window_at_most_once(demonstrations: Demonstrations)
     assert len(set(seen.tolist())) == 16
     in_order = torch.cat([batch.actions[:, 0, 0] for batch in both.in_order(4)])
     assert in_order.tolist() == demonstrations.actions[:, 0].tolist()
+
+
+def test_an_epoch_may_take_some_windows_of_each_episode(demonstrations: Demonstrations) -> None:
+    both, generator = windows(demonstrations, [0, 1, 2, 3]), torch.Generator().manual_seed(0)
+    assert (both.epoch_size(), both.epoch_size(4), both.epoch_size(100)) == (18, 15, 18)
+    epochs = [
+        torch.cat([batch.actions[:, 0, 0] for batch in both.shuffled(1, generator, per_episode=4)]).tolist()
+        for _ in range(2)
+    ]
+    for seen in epochs:
+        assert len(set(seen)) == len(seen) == 15
+        assert sorted(int(value) // 100 for value in seen) == [0] * 4 + [1] * 3 + [2] * 4 + [3] * 4
+    assert sorted(epochs[0]) != sorted(epochs[1])  # drawn anew
+
+
+def test_only_so_many_windows_are_held(demonstrations: Demonstrations) -> None:
+    some = Windows(
+        demonstrations,
+        np.arange(4),
+        observation_steps=1,
+        horizon=1,
+        instructions=task_names(demonstrations.tasks),
+        device=torch.device("cpu"),
+        limit=3,
+    )
+    assert [int(batch.actions[0, 0, 0]) for batch in some.in_order(1)] == [0, 200, 305]
+
+
+def test_an_epoch_tells_a_task_by_each_of_its_phrases(demonstrations: Demonstrations) -> None:
+    embeddings = torch.arange(6.0).reshape(2, 3, 1)
+    told = Windows(
+        demonstrations,
+        np.arange(4),
+        observation_steps=1,
+        horizon=1,
+        instructions=Instructions(("a", "b"), (("",) * 3,) * 2, embeddings, None),
+        device=torch.device("cpu"),
+    )
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        (int(batch.actions[0, 0, 0]) >= 200, float(batch.instruction[0, 0]))
+        for _ in range(10)
+        for batch in told.shuffled(1, generator)
+    }
+    assert pairs == {(False, 0.0), (False, 1.0), (False, 2.0), (True, 3.0), (True, 4.0), (True, 5.0)}
+    # Validation hears the instruction itself.
+    assert {float(batch.instruction[0, 0]) for batch in told.in_order(1)} == {0.0, 3.0}
 
 
 def test_the_split_takes_whole_episodes_of_every_task(demonstrations: Demonstrations) -> None:

@@ -11,4 +11,6 @@ velocity sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022, arXiv:2202
 Objective = Literal["diffusion", "mip"]
 """What training minimises: the denoising loss over a diffusion process, or MIP's two regressions (see ``mip``)."""
 
+PresetName = Literal["default", "tinyvla-73m"]
+
 DenoiserName = Literal["mlp", "unet", "transformer"]

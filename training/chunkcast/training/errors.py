@@ -34,15 +34,16 @@ class ExportError(TrainingError):
     """The graph differs from torch, or the bundle cannot be written."""
 
 
-def run_command(config: Any, command: Callable[[Any], None]) -> None:
+def run_command(config: Any, command: Callable[[Any], None], *, default: Callable[[], Any] | None = None) -> None:
     """Make ``config``, a dataclass or a union of them (subcommands), from the command line and run ``command`` with it.
 
+    ``default`` makes the ``config`` whose values hold where no flag says otherwise.
     Bad input becomes one line and exit code 2, Ctrl-C exit code 130.
     """
     try:
         import tyro
 
-        command(tyro.cli(config))
+        command(tyro.cli(config, default=default()) if default else tyro.cli(config))
     except ModuleNotFoundError as error:
         raise not_installed(error) from None
     except OSError as error:

@@ -66,7 +66,7 @@ def denoising_loss(
         case "v_prediction":
             # eps_hat - eps = sqrt(abar) (v_hat - v)
             target, noise_share = noise_scheduler.get_velocity(clean, noise, timestep), abar
-    objective = _masked_mean((prediction - target) ** 2, batch.foreseeable(prefix_length))
+    objective = masked_mean((prediction - target) ** 2, batch.foreseeable(prefix_length))
     return DenoisingLoss(objective, objective.detach() * noise_share)
 
 
@@ -111,6 +111,6 @@ def timestep_weights(noise_scheduler: Any, prediction_type: PredictionType, weig
     return weights / (snr + 1.0) if prediction_type == "v_prediction" else weights
 
 
-def _masked_mean(squared_error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the unmasked actions of each window: ``[B, H, A], [B, H] -> [B]``; 0 where all are masked."""
+def masked_mean(squared_error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over the unmasked actions of each window: ``[B, H, A], [B, H] -> [B]``; 0 where all are masked."""
     return (squared_error.mean(-1) * mask).sum(-1) / mask.sum(-1).clamp_min(1.0)

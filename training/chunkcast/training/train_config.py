@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from chunkcast.training.choices import DenoiserName, Objective, PredictionType
+from chunkcast.training.choices import DenoiserName, Objective, PredictionType, PresetName
 from chunkcast.training.errors import TrainingError
 
 MIP_TIMESTEPS = 2
@@ -16,16 +16,23 @@ MIP_TIMESTEPS = 2
 class TrainConfig:
     """Train a diffusion policy on demonstrations; write checkpoints, history and TensorBoard events."""
 
-    data: Path
+    preset: PresetName = "default"
+    """Which settings hold where no flag says otherwise: default, or tinyvla-73m, the seed's U-Net and recipe."""
+    data: Path = field(kw_only=True)
     """Folder of demonstrations, made by chunkcast-collect."""
-    out: Path
+    out: Path = field(kw_only=True)
     """Folder of the run: config.json, history.jsonl, checkpoints/, tensorboard/."""
     epochs: int = 100
     """Passes over all windows; the learning rate's cosine ends with the last."""
+    windows_per_episode: int = 0
+    """Windows of each episode in an epoch, drawn anew for each; 0 takes every tick's. An epoch of a large network may
+    be too long to wait for."""
     batch_size: int = 512
     """Windows per optimiser step."""
     learning_rate: float = 2e-3
     """AdamW's peak learning rate."""
+    adam_beta2: float = 0.999
+    """AdamW's decay of the squared gradients' average."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     warmup_steps: int = 200
@@ -42,6 +49,9 @@ class TrainConfig:
     loss_weighting: Literal["clamped-snr", "uniform"] = "clamped-snr"
     """Weight of a timestep's clean-action error: its signal-to-noise ratio clamped to [1, 5], or 1 for all. The clamp
     keeps both ends: the first evaluations start from noise alone, the last decide the precision."""
+    teacher: Path | None = None
+    """A finished run whose sampled chunks are what is learned, in one evaluation (a one-step student); the new network
+    has the teacher's shapes and begins with its weights, where the teacher predicts the clean chunk too."""
     noise_only_fraction: float = 0.5
     """Share of the training windows at the last timestep, where nothing of the chunk is left and the first evaluation
     starts; the others are drawn from all timesteps alike. A policy that is sampled in few evaluations needs it most."""
@@ -78,6 +88,8 @@ class TrainConfig:
     """Of the encoded observation and instruction that the denoiser is conditioned on; 0 takes --width."""
     validation_fraction: float = 0.05
     """Share of each task's episodes (at least one) held out for the validation loss."""
+    validation_windows: int = 4096
+    """The most windows, spread evenly over those episodes, that are validated on after each epoch."""
     patience: int = 30
     """Stop after this many epochs without a lower validation loss; 0 never stops early."""
     keep_epochs: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
@@ -98,7 +110,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
-        for name in ("epochs", "batch_size", "train_timesteps", "horizon", "observation_steps", "blocks"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "train_timesteps",
+            "horizon",
+            "observation_steps",
+            "blocks",
+            "validation_windows",
+        ):
             if getattr(self, name) < 1:
                 raise TrainingError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not 1 <= self.execute_steps <= self.horizon:
@@ -114,16 +134,48 @@ class TrainConfig:
             raise TrainingError(f"--width must be a multiple of 4 and at least 8, got {self.width}")
         if not 0.0 < self.validation_fraction < 1.0:
             raise TrainingError(f"--validation-fraction must lie in (0, 1), got {self.validation_fraction}")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise TrainingError(f"--ema-decay must lie in [0, 1), got {self.ema_decay}")
+        for name in ("ema_decay", "adam_beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise TrainingError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
+        if self.windows_per_episode < 0:
+            raise TrainingError(f"--windows-per-episode must not be negative, got {self.windows_per_episode}")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")
         self._check_objective_and_instructions()
 
     def _check_objective_and_instructions(self) -> None:
+        if self.teacher is not None and (self.objective, self.prediction_type) != ("diffusion", "sample"):
+            raise TrainingError("--teacher needs --objective diffusion and --prediction-type sample: one evaluation")
         if self.objective == "mip" and self.prediction_type != "sample":
             raise TrainingError("--objective mip predicts the clean chunk; leave out --prediction-type")
         if self.instruction_noise < 0.0:
             raise TrainingError(f"--instruction-noise must not be negative, got {self.instruction_noise}")
         if self.instructions is not None and self.text_encoder is None:
             raise TrainingError("--instructions needs --text-encoder, which turns them into embeddings")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The seed's table: its head, target, optimiser and batches, and one window of a demonstration in an epoch.
+    "tinyvla-73m": {
+        "denoiser": "unet",
+        "width": 256,
+        "blocks": 3,
+        "embedding_size": 512,
+        "horizon": 20,
+        "execute_steps": 8,
+        "prediction_type": "epsilon",
+        "loss_weighting": "uniform",
+        "noise_only_fraction": 0.0,
+        "max_committed_steps": 0,
+        "epochs": 10,
+        "windows_per_episode": 1,
+        "batch_size": 8,
+        "learning_rate": 1e-4,
+        "adam_beta2": 0.95,
+        "warmup_steps": 0,
+        "ema_decay": 0.0,
+        "validation_windows": 256,
+    },
+}
+"""Settings by preset; whatever is not named is as in ``TrainConfig``."""

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,12 @@ from chunkcast.training.language.instruction_table import (
     read_instruction_table,
 )
 from chunkcast.training.language.instructions import Instructions, task_names
-from chunkcast.training.loss import denoising_loss, timestep_weights
+from chunkcast.training.objective import Objective
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
-from chunkcast.training.windows import Batch, Windows, split_by_episode
+from chunkcast.training.windows import Windows, split_by_episode
 
 LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
 BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
@@ -83,7 +83,7 @@ class Trainer:
 
         self.instructions = _instructions(config, demonstrations.tasks)
 
-        def windows(episodes: Any) -> Windows:
+        def windows(episodes: Any, limit: int | None = None) -> Windows:
             return Windows(
                 demonstrations,
                 episodes,
@@ -91,9 +91,11 @@ class Trainer:
                 horizon=config.horizon,
                 instructions=self.instructions,
                 device=device,
+                limit=limit,
             )
 
-        self.training, self.validation = windows(train_episodes), windows(validation_episodes)
+        self.training = windows(train_episodes)
+        self.validation = windows(validation_episodes, config.validation_windows)
         self.policy_config = PolicyConfig(
             state_size=demonstrations.states.shape[1],
             action_size=demonstrations.actions.shape[1],
@@ -124,13 +126,22 @@ class Trainer:
         self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
         self.noise_scheduler = training_noise_scheduler(self.policy_config)
         self.sampler = sampling_scheduler(self.policy_config, min(VALIDATION_EVALUATIONS, config.process_timesteps))
-        # MIP's two regressions weigh the same.
-        weighting = config.loss_weighting if config.objective == "diffusion" else "uniform"
-        self.timestep_weights = timestep_weights(self.noise_scheduler, config.prediction_type, weighting)
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        self.objective = Objective(
+            config,
+            self.policy,
+            self.noise_scheduler,
+            noisy_words=self.instructions.encoder is not None,
+            device=device,
+            bf16=bf16,
         )
-        self.steps_per_epoch = max(1, len(self.training) // config.batch_size)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, config.adam_beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.steps_per_epoch = max(1, self.training.epoch_size(config.windows_per_episode) // config.batch_size)
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, config.warmup_steps, config.epochs * self.steps_per_epoch
         )
@@ -205,23 +216,10 @@ class Trainer:
         # Generators live on the CPU, so that a run's numbers do not depend on where it trains.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         self.policy.train()
+        batches = self.training.shuffled(self.config.batch_size, generator, self.config.windows_per_episode)
         objective, noise_mse, norm = (torch.zeros((), device=self.device) for _ in range(3))
-        for step, batch in enumerate(self.training.shuffled(self.config.batch_size, generator)):
-            size = len(batch.mask)
-            timestep = self._timesteps(size, generator)
-            noise = torch.randn(batch.actions.shape, generator=generator)
-            prefix_length = self._prefix_lengths(size, generator)
-            told = self._told(batch, generator)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = denoising_loss(
-                    self.policy,
-                    self.noise_scheduler,
-                    told,
-                    timestep.to(self.device),
-                    noise.to(self.device),
-                    prefix_length.to(self.device),
-                )
-            mean_loss = (loss.objective * self.timestep_weights[timestep].to(self.device)).mean()
+        for step, batch in enumerate(batches):
+            mean_loss, loss = self.objective.loss(batch, generator)
             self.optimizer.zero_grad(set_to_none=True)
             mean_loss.backward()  # type: ignore[no-untyped-call]
             norm += nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.gradient_clip)
@@ -239,30 +237,6 @@ class Trainer:
             "train_noise_mse": float(noise_mse) / steps,
             "gradient_norm": float(norm) / steps,
         }
-
-    def _timesteps(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """At which timestep each window is noised, int64 ``[B]``."""
-        last = self.config.process_timesteps - 1
-        timestep = torch.randint(last + 1, (size,), generator=generator)
-        if self.config.objective == "diffusion" and self.config.noise_only_fraction:
-            timestep[torch.rand(size, generator=generator) < self.config.noise_only_fraction] = last
-        return timestep
-
-    def _told(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """``batch`` with noise on its instructions' embeddings: other words for the same lie around these."""
-        if not self.config.instruction_noise or self.instructions.encoder is None:
-            return batch
-        noise = torch.randn(batch.instruction.shape, generator=generator).to(self.device)
-        noise *= self.config.instruction_noise * self.policy.instruction_scale
-        return replace(batch, instruction=batch.instruction + noise)
-
-    def _prefix_lengths(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """How many actions of each window are committed, int64 ``[B]``."""
-        longest = self.config.max_committed_steps
-        if not longest:
-            return torch.zeros(size, dtype=torch.int64)
-        lengths = torch.randint(1, longest + 1, (size,), generator=generator)
-        return lengths * (torch.rand(size, generator=generator) < self.config.committed_fraction)
 
     def _validate(self) -> dict[str, Any]:
         """What the policy does on the held-out episodes; see ``validation.window_errors``."""

@@ -61,6 +61,7 @@ class Windows:
         observation_steps: observations per window, ``T``.
         horizon: actions per window, ``H``.
         instructions: of the demonstrations' tasks.
+        limit: the most windows to hold, spread evenly; ``None`` holds all.
         device: where rows, tables and batches live.
     """
 
@@ -73,8 +74,11 @@ class Windows:
         horizon: int,
         instructions: Instructions,
         device: torch.device,
+        limit: int | None = None,
     ) -> None:
         rows = np.flatnonzero(np.isin(demonstrations.episode_index, episodes))
+        if limit is not None and len(rows) > limit:
+            rows = rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
         starts = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "left")
         ends = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "right") - 1
         past = rows[:, None] + np.arange(1 - observation_steps, 1)
@@ -92,6 +96,7 @@ class Windows:
         self._past = torch.from_numpy(np.maximum(past, starts[:, None])).to(device)
         self._future = torch.from_numpy(np.minimum(future, ends[:, None])).to(device)
         self._mask = torch.from_numpy((future <= ends[:, None]).astype(np.float32)).to(device)
+        self._episode = torch.from_numpy(demonstrations.episode_index[rows].astype(np.int64))
         self._task = self.task.to(device)
         self._embeddings = instructions.embeddings.to(device)
 
@@ -111,15 +116,30 @@ class Windows:
             disturbed=self._disturbed[self._future[indices]],
         )
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    def epoch_size(self, per_episode: int = 0) -> int:
+        """Windows in an epoch: all of them, or at most ``per_episode`` of each episode."""
+        if not per_episode:
+            return len(self)
+        return int(torch.bincount(self._episode).clamp(max=per_episode).sum())
+
+    def shuffled(self, batch_size: int, generator: torch.Generator, per_episode: int = 0) -> Iterator[Batch]:
         """One epoch of full batches in an order drawn from ``generator``, each window told by a phrase drawn from it;
         the rest of a division is left out.
+
+        Args:
+            per_episode: as many windows of each episode at most, drawn anew; 0 for all.
         """
-        order = torch.randperm(len(self), generator=generator, device=generator.device)
+        order = torch.randperm(len(self), generator=generator)
+        if per_episode:
+            # Stable: within its episode each window keeps its place in the random order.
+            episode, by_episode = self._episode[order].sort(stable=True)
+            begins = torch.searchsorted(episode, episode)
+            chosen = torch.arange(len(order)) - begins < per_episode
+            order = order[by_episode[chosen].sort().values]
         order = order.to(self._past.device)
-        batch_size = min(batch_size, len(self))
+        batch_size = min(batch_size, len(order))
         phrases = self._embeddings.shape[1]
-        for first in range(0, len(self) - batch_size + 1, batch_size):
+        for first in range(0, len(order) - batch_size + 1, batch_size):
             phrase = torch.randint(phrases, (batch_size,), generator=generator).to(order.device) if phrases > 1 else 0
             yield self.take(order[first : first + batch_size], phrase)
 

@@ -57,7 +57,7 @@ def make_denoiser(name: DenoiserName, config: DenoiserConfig) -> Denoiser:
     """The denoiser called ``name``.
 
     Raises:
-        ValueError: the shapes are none that it can have.
+        TrainingError: the shapes are none that it can have.
     """
     from chunkcast.training.denoisers.residual_mlp import ResidualMlpDenoiser
     from chunkcast.training.denoisers.transformer import TransformerDenoiser

@@ -11,10 +11,10 @@ from chunkcast.training.denoisers.denoiser import Denoiser, DenoiserConfig, Time
 
 
 class ResidualMlpDenoiser(Denoiser):
-    """A residual MLP over the flattened chunk, each block's input modulated by the observation (FiLM, Perez et al. 2018).
+    """A residual MLP over the flattened chunk, its blocks modulated by the observation (FiLM, Perez et al. 2018).
 
-    The observation also enters the residual stream itself: at high timesteps, where the chunk tells nothing, the network
-    is a plain MLP from observation to chunk.
+    The observation also enters the residual stream itself: at high timesteps, where the chunk tells nothing, the
+    network is a plain MLP from observation to chunk.
 
     Args:
         config: ``width`` is the residual stream's, a block is twice as wide inside; ``blocks`` are residual ones.

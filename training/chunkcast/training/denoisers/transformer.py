@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from chunkcast.training.denoisers.denoiser import Denoiser, DenoiserConfig, TimestepEmbedding
+from chunkcast.training.errors import TrainingError
 
 HEAD_SIZE = 64
 POSITION_STD = 0.02
@@ -24,14 +25,14 @@ class TransformerDenoiser(Denoiser):
         config: ``width`` is a token's, in heads of 64; ``blocks`` are layers.
 
     Raises:
-        ValueError: the width is no multiple of 64.
+        TrainingError: the width is no multiple of 64.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         width = config.width
         if width % HEAD_SIZE:
-            raise ValueError(f"a transformer needs a width that is a multiple of {HEAD_SIZE}, the size of a head")
+            raise TrainingError(f"a transformer needs a width that is a multiple of {HEAD_SIZE}, the size of a head")
         self.sees_committed = config.sees_committed
         self.timestep = nn.Sequential(TimestepEmbedding(width // 2), nn.Linear(width // 2, width))
         self.observation = nn.Linear(config.embedding_size, width)

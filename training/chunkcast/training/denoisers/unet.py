@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from chunkcast.training.denoisers.denoiser import Denoiser, DenoiserConfig, TimestepEmbedding
+from chunkcast.training.errors import TrainingError
 
 KERNEL = 5
 GROUPS = 8
@@ -27,16 +28,16 @@ class UnetDenoiser(Denoiser):
             the rate. The horizon must be a multiple of ``2 ** (blocks - 1)``.
 
     Raises:
-        ValueError: it is not, or the width is no multiple of 8.
+        TrainingError: it is not, or the width is no multiple of 8.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         stride = 2 ** (config.blocks - 1)
         if config.horizon % stride:
-            raise ValueError(f"a U-Net of {config.blocks} levels needs a horizon that is a multiple of {stride}")
+            raise TrainingError(f"a U-Net of {config.blocks} levels needs a horizon that is a multiple of {stride}")
         if config.width % GROUPS:
-            raise ValueError(f"a U-Net needs a width that is a multiple of {GROUPS}")
+            raise TrainingError(f"a U-Net needs a width that is a multiple of {GROUPS}")
         self.sees_committed = config.sees_committed
         widths = [config.width * 2**level for level in range(config.blocks)]
         condition_size = TIMESTEP_SIZE + config.embedding_size

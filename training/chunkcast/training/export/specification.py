@@ -62,7 +62,7 @@ def policy_spec(
             max_committed_steps=config.max_committed_steps,
         ),
         sampler=pb.SamplerSpec(
-            name="DDIM",
+            name="MIP" if config.objective == "mip" else "DDIM",
             prediction_type=_PREDICTION_TYPES[config.prediction_type],
             train_timesteps=config.train_timesteps,
             evaluations=evaluations,

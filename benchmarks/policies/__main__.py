@@ -1,0 +1,205 @@
+"""Trains, exports and plays the rows of a table that are not in its JSON yet; see the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.policies.latency import graph_latency_ms
+from benchmarks.policies.tables import DEMONSTRATIONS, SUITES, TABLES, TOLD, Play, Run
+from chunkcast.training.files import write_json
+from chunkcast.training.health.rollouts import Rollouts
+
+TRIAL_WINDOWS = 4
+"""Of each episode: how long they take tells how many there is time for."""
+PARTIAL_EPOCHS = 8
+"""Where there is no time for as many whole ones."""
+COLLECT_SEED = 0
+CHOICE_SEED = 500_000
+"""Of the episodes that choices are made on: neither demonstrated nor of the evaluation."""
+
+
+@dataclass(frozen=True)
+class PoliciesConfig:
+    """Success of policies that differ in one thing, trained for the same time."""
+
+    table: tyro.conf.Positional[Literal["few-step", "denoisers", "seed", "recipe", "chunks"]]
+    """Which comparison."""
+    suite: Literal["six", "mt50"] = "six"
+    """The six tasks of the seed, or all fifty."""
+    minutes: float = 8.7
+    """Of training, for every run that does not say otherwise."""
+    episodes: int = 20
+    """Of each task."""
+    seed: int = CHOICE_SEED
+    """First episode's."""
+    only: tuple[str, ...] = ()
+    """Names of runs to take; by default all."""
+    json: Path | None = None
+    """Where rows are kept; by default docs/results/policies-TABLE-SUITE.json."""
+    work: Path = Path("runs/policies")
+    """Folder of the runs."""
+
+
+def main(config: PoliciesConfig) -> None:
+    """Fill the table and print it."""
+    file = config.json or Path(f"docs/results/policies-{config.table}-{config.suite}.json")
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"rows": []}
+    for run in TABLES[config.table]:
+        if config.suite not in run.suites or (config.only and run.name not in config.only):
+            continue
+        missing = [play for play in run.plays if not _row(kept, run, play)]
+        if not missing:
+            continue
+        folder = _train(config, run)
+        for play in missing:
+            kept["rows"].append(_play(config, run, play, folder))
+            write_json(file, kept)
+    print_rows(kept["rows"], config)
+
+
+def _row(kept: dict[str, Any], run: Run, play: Play) -> dict[str, Any] | None:
+    wanted = (run.name, play.evaluations, play.execute_steps)
+    rows = (row for row in kept["rows"] if (row["run"], row["evaluations"], row["asked_execute_steps"]) == wanted)
+    return next(rows, None)
+
+
+def _train(config: PoliciesConfig, run: Run) -> Path:
+    """The folder of ``run``, trained if it is not."""
+    data = _collect(config.suite, run.collect)
+    folder = config.work / config.suite / run.name.replace(" ", "-").replace("'", "")
+    if (folder / "done.json").is_file():
+        return folder
+    flags = f"--data {data} {TOLD[config.suite]} {run.flags} --patience 0 --keep-epochs"
+    if run.student_of:
+        flags = f"--teacher {config.work / config.suite / run.student_of} {flags}"
+    minutes = config.minutes if run.minutes is None else run.minutes
+    minutes *= config.minutes if 0 < minutes < 1 else 1
+    if minutes:
+        flags = f"{flags} {_budget(flags, data, minutes * 60)}"
+    _command("chunkcast.training.train_cli", f"{flags} --out {shlex.quote(str(folder))}", fresh=folder)
+    write_json(folder / "done.json", {"flags": flags})
+    return folder
+
+
+def _collect(suite: str, further: str) -> Path:
+    data = Path("data") / "-".join(["policies", suite, *further.replace("-", "").split()])
+    if not (data / "manifest.json").is_file():
+        episodes = "" if "--episodes" in further else f"--episodes {DEMONSTRATIONS}"
+        _command(
+            "chunkcast.training.collect.cli", f"--out {data} {SUITES[suite]} {episodes} {further} --seed {COLLECT_SEED}"
+        )
+    return data
+
+
+def _budget(flags: str, data: Path, seconds: float) -> str:
+    """Flags of chunkcast-train for as many epochs as ``seconds`` have room for, by the speed of a short trial."""
+    manifest = json.loads((data / "manifest.json").read_text())
+    episodes = sum(facts["episodes"] for facts in manifest["tasks"].values())
+    frames = sum(facts["frames"] for facts in manifest["tasks"].values())
+    with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
+        trial = f"{flags} --epochs 2 --windows-per-episode {TRIAL_WINDOWS} --out {folder}/trial"
+        _command("chunkcast.training.train_cli", trial)
+        lines = (Path(folder) / "trial" / "history.jsonl").read_text().splitlines()
+        record = json.loads(lines[-1])
+    trained = TRIAL_WINDOWS * episodes
+    validating = record["seconds"] - trained / record["samples_per_second"]
+    if "--windows-per-episode" in flags:
+        each = record["seconds"] * int(flags.split("--windows-per-episode ")[1].split(maxsplit=1)[0]) / TRIAL_WINDOWS
+        return f"--epochs {max(1, round(seconds / each))}"
+    epoch = frames / record["samples_per_second"] + validating
+    if seconds >= PARTIAL_EPOCHS * epoch:
+        return f"--epochs {round(seconds / epoch)}"
+    windows = (seconds / PARTIAL_EPOCHS - validating) * record["samples_per_second"] / episodes
+    return f"--epochs {PARTIAL_EPOCHS} --windows-per-episode {max(1, round(windows))}"
+
+
+def _play(config: PoliciesConfig, run: Run, play: Play, folder: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="chunkcast-") as temporary:
+        bundle = Path(temporary) / "policy"
+        _command(
+            "chunkcast.training.export.cli",
+            f"--run {shlex.quote(str(folder))} --out {bundle} --steps {play.evaluations}",
+        )
+        flags = ["--execute-steps", str(play.execute_steps)] if play.execute_steps else []
+        rollouts = Rollouts(config.episodes, config.seed, os.cpu_count() or 1)
+        summary = rollouts.play_bundle(bundle, *flags, "--health-share", "0")
+        training = json.loads((bundle / "policy.json").read_text())["training"]
+        row = {
+            "run": run.name,
+            "suite": config.suite,
+            "train_flags": json.loads((folder / "done.json").read_text())["flags"],
+            "parameters": int(training["parameters"]),
+            "train_seconds": round(training["seconds"], 1),
+            "epochs": training["epochs"],
+            "first_train_noise_mse": training["loss_curve"][0]["train_noise_mse"],
+            "last_train_noise_mse": training["train_noise_mse"],
+            "evaluations": play.evaluations,
+            "asked_execute_steps": play.execute_steps,
+            "execute_steps": summary["execute_steps"],
+            "graph_ms": graph_latency_ms(bundle / "policy.onnx"),
+            **{key: summary[key] for key in ("success_rate", "episodes", "successes", "ci95", "difficulty")},
+            "tasks": {task: facts["success_rate"] for task, facts in summary["tasks"].items()},
+            "chunk_latency_ms": summary["chunk_latency_ms"],
+            "first_seed": config.seed,
+            "command": shlex.join(["python", "-m", "benchmarks.policies", *sys.argv[1:]]),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+    low, high = row["ci95"]
+    print(
+        f"{run.name}, {play.evaluations} evaluations, {row['execute_steps']} actions: {row['success_rate']:.1%} "
+        f"({low:.1%}-{high:.1%}, n = {row['episodes']})",
+        flush=True,
+    )
+    return row
+
+
+def _command(module: str, flags: str, fresh: Path | None = None) -> None:
+    """Run one of our commands; its progress goes to standard error.
+
+    Args:
+        fresh: a folder of a run that may have been interrupted: it is resumed.
+    """
+    resume = ["--resume"] if fresh is not None and (fresh / "checkpoints" / "last.safetensors").is_file() else []
+    command = [sys.executable, "-m", module, *shlex.split(flags), *resume]
+    print(f"$ {shlex.join(command[2:])}", file=sys.stderr, flush=True)
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def print_rows(rows: list[dict[str, Any]], config: PoliciesConfig) -> None:
+    """A table for people."""
+    table = Table(title=f"{config.table}, {config.suite}: success through the server", title_justify="left")
+    table.add_column("run")
+    for heading in ("M parameters", "train s", "evaluations", "actions", "ms at 1", "ms at 32", "success", "95 %", "n"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        low, high = row["ci95"]
+        table.add_row(
+            row["run"],
+            f"{row['parameters'] / 1e6:.1f}",
+            f"{row['train_seconds']:.0f}",
+            str(row["evaluations"]),
+            str(row["execute_steps"]),
+            f"{row['graph_ms']['1']:.2f}",
+            f"{row['graph_ms']['32']:.1f}",
+            f"{row['success_rate']:.1%}",
+            f"{low:.1%} - {high:.1%}",
+            str(row["episodes"]),
+        )
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(PoliciesConfig))

@@ -1,0 +1,103 @@
+"""The experiments: which runs are trained, and how each is sampled and played."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SUITES = {"six": "", "mt50": "--tasks mt50"}
+"""Name to what chunkcast-collect is told of tasks."""
+
+DEMONSTRATIONS = 50
+"""Of each task, where an experiment does not say otherwise."""
+
+TOLD = {"six": "", "mt50": "--text-encoder policies/text-encoders/all-minilm-l6-v2 --width 448 --blocks 3"}
+"""What chunkcast-train is told of a suite: the six tasks by name, the fifty by sentences."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """How a trained policy is sampled and played.
+
+    Attributes:
+        evaluations: of the denoiser, for a chunk.
+        execute_steps: actions of a chunk that are executed; 0 for the policy's own advice.
+    """
+
+    evaluations: int
+    execute_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its plays.
+
+    Attributes:
+        name: of the run, within its table and suite.
+        flags: further flags of chunkcast-train.
+        plays: what is measured of it.
+        collect: further flags of chunkcast-collect; another set of demonstrations than the suite's.
+        minutes: of training; 0 trains as the flags say. A share of the suite's where it is below 1.
+        student_of: name of a run of the same table that is the teacher.
+    """
+
+    name: str
+    flags: str = ""
+    plays: tuple[Play, ...] = (Play(1), Play(2))
+    collect: str = ""
+    minutes: float | None = None
+    student_of: str = ""
+    suites: tuple[str, ...] = field(default=("six", "mt50"))
+
+
+ALL_EVALUATIONS = tuple(Play(evaluations) for evaluations in (100, 16, 10, 4, 2, 1))
+
+TABLES: dict[str, tuple[Run, ...]] = {
+    "few-step": (
+        Run("clean-action", plays=ALL_EVALUATIONS),
+        Run("noise", "--prediction-type epsilon", plays=ALL_EVALUATIONS),
+        Run("velocity", "--prediction-type v_prediction", plays=ALL_EVALUATIONS),
+        Run("mip", "--objective mip", plays=(Play(2), Play(1))),
+        Run("student", "--learning-rate 5e-4", plays=(Play(1),), student_of="clean-action", minutes=0.5),
+    ),
+    "denoisers": (
+        Run("mlp"),
+        Run("unet", "--denoiser unet --width 64 --blocks 3 --embedding-size 256 --batch-size 128"),
+        Run("transformer", "--denoiser transformer --width 128 --blocks 4 --embedding-size 256 --batch-size 128"),
+        Run("tinyvla-73m head", "--denoiser unet --width 256 --blocks 3 --embedding-size 512 --batch-size 64"),
+    ),
+    "seed": (
+        Run(
+            "seed's recipe",
+            "--preset tinyvla-73m",
+            plays=(Play(100), Play(10)),
+            collect="--episodes 88",
+            minutes=0,
+            suites=("six",),
+        ),
+        Run(
+            "seed's head, our recipe",
+            "--denoiser unet --width 256 --blocks 3 --embedding-size 512 --horizon 20 --batch-size 64",
+            plays=(Play(4), Play(1)),
+            collect="--episodes 88",
+            suites=("six",),
+        ),
+    ),
+    "recipe": (
+        Run("recipe", plays=(Play(1), Play(1, 1), Play(1, 2), Play(1, 8))),
+        Run("no noise while collecting", collect="--noise 0"),
+        Run("a little noise while collecting", collect="--noise 0.2"),
+        Run("20 demonstrations", collect="--episodes 20"),
+        Run("88 demonstrations", collect="--episodes 88"),
+        Run("no averaged weights", "--ema-decay 0"),
+        Run("timesteps alike", "--noise-only-fraction 0"),
+        Run("committed actions in three windows of four", "--committed-fraction 0.75"),
+        Run("one window an episode and epoch", "--windows-per-episode 1", minutes=None),
+        Run("two observations", "--observation-steps 2"),
+    ),
+    "chunks": (
+        Run("horizon 4", "--horizon 4 --max-committed-steps 2", plays=(Play(1, 1), Play(1, 2), Play(1, 4))),
+        Run("horizon 8", "--horizon 8 --max-committed-steps 4", plays=(Play(1, 1), Play(1, 2), Play(1, 4), Play(1, 8))),
+        Run("horizon 16", plays=(Play(1, 1), Play(1, 2), Play(1, 4), Play(1, 8), Play(1, 16))),
+        Run("horizon 32", "--horizon 32", plays=(Play(1, 1), Play(1, 2), Play(1, 4), Play(1, 8), Play(1, 16))),
+    ),
+}

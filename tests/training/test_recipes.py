@@ -1,0 +1,107 @@
+"""Other objectives, networks, words and presets: each trains on real demonstrations and exports for the server."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chunkcast.server.bundle import read_bundle
+from chunkcast.training.checkpoint import read_checkpoint
+from chunkcast.training.errors import CheckpointError, TrainingError
+from chunkcast.training.export.exporter import export_bundle
+from chunkcast.training.history import read_history
+from chunkcast.training.train_cli import main, train_command
+from chunkcast.training.train_config import PRESETS, TrainConfig
+from chunkcast.training.trainer import LAST_CHECKPOINT
+from chunkcast.v1 import policy_pb2 as pb
+from tests.conftest import SHIPPED_ENCODER
+
+
+def trained(config: TrainConfig, out: Path, **changes: Any) -> TrainConfig:
+    config = replace(config, out=out, epochs=2, **changes)
+    train_command(config)
+    records = read_history(out)
+    assert records[-1].train_loss < records[0].train_loss
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "sampler"),
+    [
+        ({"objective": "mip"}, ("MIP", pb.PREDICTION_TYPE_SAMPLE, 2)),
+        ({"prediction_type": "v_prediction"}, ("DDIM", pb.PREDICTION_TYPE_V_PREDICTION, 100)),
+        ({"denoiser": "unet", "batch_size": 8}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
+    ],
+)
+def test_it_trains_and_exports(
+    small_config: TrainConfig, tmp_path: Path, changes: dict[str, Any], sampler: tuple[str, int, int]
+) -> None:
+    config = trained(small_config, tmp_path / "run", **changes)
+    export_bundle(config.out / LAST_CHECKPOINT, tmp_path / "bundle", name="it", steps=2)
+    found = read_bundle(tmp_path / "bundle").spec.sampler
+    assert (found.name, found.prediction_type, found.train_timesteps) == sampler
+
+
+def test_a_policy_that_is_told_in_sentences(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = trained(small_config, tmp_path / "run", text_encoder=SHIPPED_ENCODER)
+    checkpoint = read_checkpoint(config.out / LAST_CHECKPOINT)
+    assert checkpoint.policy_config.instruction_size == 384
+    export_bundle(config.out / LAST_CHECKPOINT, tmp_path / "bundle", name="told", steps=1)
+    spec = read_bundle(tmp_path / "bundle").spec
+    assert [(each.text, each.task) for each in spec.instructions] == [
+        ("close the drawer", "drawer-close-v3"),
+        ("pick up the puck and place it at the goal", "pick-place-v3"),
+    ]
+    assert "shut the drawer" in spec.instructions[0].paraphrases
+    assert "push the drawer closed" not in spec.instructions[0].paraphrases  # held out
+    assert spec.text_encoder.name == "all-minilm-l6-v2"
+    assert len(spec.text_encoder.sha256) == 64
+
+
+def test_a_student_learns_what_its_teacher_samples(small_config: TrainConfig, small_run: Path, tmp_path: Path) -> None:
+    student = replace(small_config, teacher=small_run, out=tmp_path / "student", epochs=2, learning_rate=1e-4)
+    train_command(student)
+    # It begins with its teacher's weights, and the teacher's chunks are near what it predicts at once.
+    assert read_history(student.out)[0].train_loss < read_history(small_run)[-1].train_loss
+    with pytest.raises(CheckpointError, match="other shapes than the student's"):
+        train_command(replace(student, out=tmp_path / "other", width=64))
+    with pytest.raises(TrainingError, match="--teacher needs --objective diffusion"):
+        replace(student, prediction_type="epsilon")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "mip", "prediction_type": "epsilon"}, "--objective mip predicts the clean chunk"),
+        ({"noise_only_fraction": 1.5}, r"--noise-only-fraction must lie in \[0, 1\], got 1.5"),
+        ({"instructions": Path("table.toml")}, "--instructions needs --text-encoder"),
+        ({"windows_per_episode": -1}, "--windows-per-episode must not be negative"),
+        ({"adam_beta2": 1.0}, r"--adam-beta2 must lie in \[0, 1\)"),
+    ],
+)
+def test_what_no_run_could_use_is_refused(small_config: TrainConfig, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        replace(small_config, **changes)
+
+
+def test_a_preset_holds_where_no_flag_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    configs: list[TrainConfig] = []
+    monkeypatch.setattr("chunkcast.training.train_cli.train_command", configs.append)
+    for flags in ("", "--preset tinyvla-73m", "--preset=tinyvla-73m --epochs 3 --ema-decay 0.9"):
+        monkeypatch.setattr(sys, "argv", ["chunkcast-train", "--data", str(tmp_path), "--out", "run", *flags.split()])
+        main()
+    plain, seed, changed = configs
+    assert (plain.preset, plain) == ("default", TrainConfig(data=tmp_path, out=Path("run")))
+    assert (seed.denoiser, seed.prediction_type, seed.batch_size, seed.epochs) == ("unet", "epsilon", 8, 10)
+    assert changed == replace(seed, epochs=3, ema_decay=0.9)
+    assert set(PRESETS) == {"default", "tinyvla-73m"}
+    monkeypatch.setattr(sys, "argv", ["chunkcast-train", "--data", "d", "--out", "o", "--preset", "tinyvla"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "tinyvla-73m" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""What a training step minimises: noise, timesteps, committed actions and words drawn for a batch, and its loss.
+
+Everything is drawn from one generator on the CPU, so that a run's numbers do not depend on where it trains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chunkcast.training.checkpoint import load_policy, read_checkpoint
+from chunkcast.training.distillation import TEACHER_EVALUATIONS, student_loss
+from chunkcast.training.errors import CheckpointError
+from chunkcast.training.loss import DenoisingLoss, denoising_loss, timestep_weights
+from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.sampling import sampling_scheduler
+from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.windows import Batch
+
+
+class Objective:
+    """The loss of a batch, with everything random in it.
+
+    Args:
+        config: the run's settings.
+        policy: in training, on ``device``.
+        noise_scheduler: from ``training_noise_scheduler``.
+        noisy_words: whether instructions are sentences, whose embeddings get noise.
+        device: where the policy is.
+        bf16: autocast to bfloat16.
+
+    Raises:
+        CheckpointError: the teacher is missing, or has other shapes.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: DiffusionPolicy,
+        noise_scheduler: Any,
+        *,
+        noisy_words: bool,
+        device: torch.device,
+        bf16: bool,
+    ) -> None:
+        self._config, self._policy, self._noise_scheduler = config, policy, noise_scheduler
+        self._word_noise = config.instruction_noise if noisy_words else 0.0
+        self._device, self._bf16 = device, bf16
+        # MIP's two regressions weigh the same.
+        weighting = config.loss_weighting if config.objective == "diffusion" else "uniform"
+        self._weights = timestep_weights(noise_scheduler, config.prediction_type, weighting)
+        self._teacher = _teacher(config.teacher, policy).to(device) if config.teacher else None
+        if self._teacher:
+            self._teacher_sampler = sampling_scheduler(self._teacher.config, TEACHER_EVALUATIONS)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, DenoisingLoss]:
+        """What is minimised, a scalar, and the losses that it is the weighted mean of."""
+        size = len(batch.mask)
+        timestep = self._timesteps(size, generator)
+        noise = torch.randn(batch.actions.shape, generator=generator).to(self._device)
+        prefix_length = self._prefix_lengths(size, generator).to(self._device)
+        batch = self._told(batch, generator)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            if self._teacher:
+                loss = student_loss(self._policy, self._teacher, self._teacher_sampler, batch, noise, prefix_length)
+                return loss.objective.mean(), loss
+            timestep_there = timestep.to(self._device)
+            loss = denoising_loss(self._policy, self._noise_scheduler, batch, timestep_there, noise, prefix_length)
+        return (loss.objective * self._weights[timestep].to(self._device)).mean(), loss
+
+    def _timesteps(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """At which timestep each window is noised, int64 ``[B]``."""
+        last = self._config.process_timesteps - 1
+        timestep = torch.randint(last + 1, (size,), generator=generator)
+        if self._config.objective == "diffusion" and self._config.noise_only_fraction:
+            timestep[torch.rand(size, generator=generator) < self._config.noise_only_fraction] = last
+        return timestep
+
+    def _prefix_lengths(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """How many actions of each window are committed, int64 ``[B]``."""
+        longest = self._config.max_committed_steps
+        if not longest:
+            return torch.zeros(size, dtype=torch.int64)
+        lengths = torch.randint(1, longest + 1, (size,), generator=generator)
+        return lengths * (torch.rand(size, generator=generator) < self._config.committed_fraction)
+
+    def _told(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """``batch`` with noise on its instructions' embeddings: other words for the same lie around these."""
+        if not self._word_noise:
+            return batch
+        noise = torch.randn(batch.instruction.shape, generator=generator).to(self._device)
+        return replace(batch, instruction=batch.instruction + self._word_noise * self._policy.instruction_scale * noise)
+
+
+def _teacher(run: Path, student: DiffusionPolicy) -> DiffusionPolicy:
+    """The policy of a finished run, frozen; the student takes its weights over where both predict the same."""
+    from chunkcast.training.trainer import LAST_CHECKPOINT
+
+    file = run if run.is_file() else run / LAST_CHECKPOINT
+    teacher = load_policy(read_checkpoint(file))
+    same = replace(teacher.config, prediction_type="sample", objective="diffusion")
+    if replace(same, train_timesteps=student.config.train_timesteps) != student.config:
+        raise CheckpointError(
+            f"{file} is a policy of other shapes than the student's; train with the teacher's settings"
+        )
+    if teacher.config.prediction_type == "sample":
+        student.load_state_dict(teacher.state_dict())
+    return teacher
