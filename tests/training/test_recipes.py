@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chunkcast.server.bundle import read_bundle
 from chunkcast.training.checkpoint import read_checkpoint
+from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.history import read_history
 from chunkcast.training.train_cli import main, train_command
 from chunkcast.training.train_config import PRESETS, TrainConfig
-from chunkcast.training.trainer import LAST_CHECKPOINT
+from chunkcast.training.trainer import LAST_CHECKPOINT, Trainer
 from chunkcast.v1 import policy_pb2 as pb
 from tests.conftest import SHIPPED_ENCODER
 
@@ -71,6 +73,24 @@ def test_a_student_learns_what_its_teacher_samples(small_config: TrainConfig, sm
         train_command(replace(student, out=tmp_path / "other", width=64))
     with pytest.raises(TrainingError, match="--teacher needs --objective diffusion"):
         replace(student, prediction_type="epsilon")
+
+
+def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: Path, tmp_path: Path) -> None:
+    export_bundle(small_run / LAST_CHECKPOINT, tmp_path / "bundle", name="small", steps=2)
+    averaged = read_checkpoint(small_run / LAST_CHECKPOINT).part("ema")
+    for source in (tmp_path / "bundle", small_run):
+        config = replace(small_config, start_from=source, out=tmp_path / f"from-{source.name}")
+        trainer = Trainer(config, read_demonstrations(config.data), torch.device("cpu"), bf16=False)
+        for name, value in trainer.policy.state_dict().items():
+            torch.testing.assert_close(value, averaged[name], msg=name)
+    with pytest.raises(CheckpointError, match=r"its .* is \[.*32.*\], the new one's \[.*64"):
+        train_command(replace(config, width=64))
+    with pytest.raises(CheckpointError, match="it has no denoiser"):
+        train_command(replace(config, denoiser="unet", blocks=1, start_from=tmp_path / "bundle"))
+    graph = tmp_path / "bundle" / "policy.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(CheckpointError, match="not the one that policy.json names"):
+        train_command(replace(config, start_from=tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -36,3 +37,9 @@ def strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [strict(each) for each in value]
     return value
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, read piece by piece."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -52,6 +52,9 @@ class TrainConfig:
     teacher: Path | None = None
     """A finished run whose sampled chunks are what is learned, in one evaluation (a one-step student); the new network
     has the teacher's shapes and begins with its weights, where the teacher predicts the clean chunk too."""
+    start_from: Path | None = None
+    """A bundle or a run whose weights and normalisation the network begins with, of the same shapes: to train a policy
+    on, on these demonstrations."""
     noise_only_fraction: float = 0.5
     """Share of the training windows at the last timestep, where nothing of the chunk is left and the first evaluation
     starts; the others are drawn from all timesteps alike. A policy that is sampled in few evaluations needs it most."""

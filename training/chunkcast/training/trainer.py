@@ -46,6 +46,7 @@ from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
+from chunkcast.training.warm_start import start_from
 from chunkcast.training.windows import Windows, split_by_episode
 
 LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
@@ -123,6 +124,8 @@ class Trainer:
             action_low,
             action_high,
         ).to(device)
+        if config.start_from is not None and not config.resume:
+            start_from(self.policy, config.start_from, LAST_CHECKPOINT)
         self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
         self.noise_scheduler = training_noise_scheduler(self.policy_config)
         self.sampler = sampling_scheduler(self.policy_config, min(VALIDATION_EVALUATIONS, config.process_timesteps))

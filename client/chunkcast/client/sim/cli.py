@@ -48,7 +48,8 @@ class SimConfig:
     policy: str = ""
     """Policy name, where the server has several."""
     tasks: str = ""
-    """MetaWorld tasks such as drawer-open-v3, separated by commas; by default every task that the policy knows."""
+    """MetaWorld tasks such as drawer-open-v3 or drawer-open, separated by commas or spaces; by default every task that
+    the policy knows."""
     episodes: int = 20
     """Episodes of each task."""
     seed: int = EVALUATION_SEED
@@ -275,8 +276,9 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
         raise BadFlag(str(error)) from None
     texts = {task_of(instruction): instruction.text for instruction in spec.instructions}
     known = list(texts)
+    named = (task if task in texts else f"{task}-v3" for task in re.split(r"[,\s]+", config.tasks) if task)
     # A task named twice would count its episodes twice.
-    tasks = list(dict.fromkeys(task.strip() for task in config.tasks.split(",") if task.strip())) or known
+    tasks = list(dict.fromkeys(named)) or known
     horizon = spec.action.horizon
     if config.execute_steps is not None and not 1 <= config.execute_steps <= horizon:
         raise BadFlag(f"--execute-steps is {config.execute_steps}, expected 1 to {horizon}, the horizon of {spec.name}")
