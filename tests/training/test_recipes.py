@@ -89,7 +89,7 @@ def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: P
         train_command(replace(config, denoiser="unet", blocks=1, start_from=tmp_path / "bundle"))
     graph = tmp_path / "bundle" / "policy.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
-    with pytest.raises(CheckpointError, match="not the one that policy.json names"):
+    with pytest.raises(CheckpointError, match=r"not the one that policy\.json names"):
         train_command(replace(config, start_from=tmp_path / "bundle"))
 
 

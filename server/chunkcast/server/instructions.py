@@ -79,14 +79,11 @@ class KnownInstructions:
         """Whether the policy needs an instruction."""
         return bool(self._known)
 
-    @property
-    def takes_free_text(self) -> bool:
-        """Whether there is an encoder."""
-        return self._encoder is not None
-
     def is_new(self, text: str) -> bool:
         """Whether understanding ``text`` means running the encoder, which takes some milliseconds."""
-        return self._encoder is not None and bool(text) and text not in self._known and text not in self._understood
+        if self._encoder is None or not 0 < len(text) <= MAX_TEXT_LENGTH:
+            return False
+        return text not in self._known and text not in self._understood
 
     async def learn(self, text: str) -> None:
         """Run the encoder on another thread, if ``text`` needs it, so that other robots are served meanwhile.
@@ -115,6 +112,11 @@ class KnownInstructions:
                 pb.ERROR_CODE_UNKNOWN_INSTRUCTION,
                 f"instruction {text[:SHOWN_LENGTH]!r} is not known to {self._policy}; expected one of {self._list()}",
             )
+        if len(text) > MAX_TEXT_LENGTH:  # and nothing of it is remembered
+            raise ObservationRejected(
+                pb.ERROR_CODE_UNKNOWN_INSTRUCTION,
+                f"the instruction has {len(text)} characters, expected at most {MAX_TEXT_LENGTH}: one sentence",
+            )
         with self._lock:
             understood = self._understood.get(text)
             if understood is not None:
@@ -132,15 +134,14 @@ class KnownInstructions:
     def _embed(self, text: str) -> Told | str:
         """What ``text`` means, or why it means nothing to this policy."""
         assert self._encoder is not None
-        if len(text) > MAX_TEXT_LENGTH:
-            return f"the instruction has {len(text)} characters, expected at most {MAX_TEXT_LENGTH}: one sentence"
         try:
             embedding = self._encoder.encode([text])[0]
         except TextEncoderError as error:
             return str(error)
         similarity = float((self._phrases @ embedding).max())
         nearest = self._texts[int((self._centres @ embedding).argmax())]
-        shown = text[:SHOWN_LENGTH]
+        # In the log, a control character could pretend to be another line.
+        shown = "".join(each if each.isprintable() else "?" for each in text[:SHOWN_LENGTH])
         if similarity < self._min_similarity:
             log.warning("instruction refused", policy=self._policy, instruction=shown, similarity=round(similarity, 3))
             return (
