@@ -56,7 +56,7 @@ def over_threshold(episode: dict[str, Any], thresholds: dict[tuple[str, str], fl
     return {
         signal
         for signal, score in episode["health"]["highest"].items()
-        if score > thresholds.get((episode["task"], signal), float("inf"))
+        if score > thresholds.get((episode["instruction"], signal), float("inf"))
     }
 
 

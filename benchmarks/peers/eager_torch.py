@@ -122,7 +122,13 @@ def _network(config: NetworkConfig, spec: pb.PolicySpec) -> tuple[DiffusionPolic
         raise PeersError(f"{config.bundle} observes more than {STATE_KEY!r} [S]; the peers' network knows that alone")
     state_size, actions = spec.observations[0].shape[0], spec.action.elements
     prediction = pb.PredictionType.Name(spec.sampler.prediction_type).removeprefix("PREDICTION_TYPE_").lower()
-    prediction_types: dict[str, PredictionType] = {"sample": "sample", "epsilon": "epsilon"}
+    prediction_types: dict[str, PredictionType] = {
+        "sample": "sample",
+        "epsilon": "epsilon",
+        "v_prediction": "v_prediction",
+    }
+    if spec.sampler.name != "DDIM":
+        raise PeersError(f"{config.bundle} is sampled by {spec.sampler.name}; the peers' network is by DDIM alone")
     shapes = PolicyConfig(
         state_size=state_size,
         action_size=len(actions),

@@ -60,7 +60,7 @@ def main(config: PoliciesConfig) -> None:
     for run in TABLES[config.table]:
         if config.suite not in run.suites or (config.only and run.name not in config.only):
             continue
-        missing = [play for play in run.plays if not _row(kept, run, play)]
+        missing = [play for play in run.plays if not _row(kept, config, run, play)]
         if not missing:
             continue
         folder = _train(config, run)
@@ -70,25 +70,30 @@ def main(config: PoliciesConfig) -> None:
     print_rows(kept["rows"], config)
 
 
-def _row(kept: dict[str, Any], run: Run, play: Play) -> dict[str, Any] | None:
-    wanted = (run.name, play.evaluations, play.execute_steps)
-    rows = (row for row in kept["rows"] if (row["run"], row["evaluations"], row["asked_execute_steps"]) == wanted)
-    return next(rows, None)
+def _row(kept: dict[str, Any], config: PoliciesConfig, run: Run, play: Play) -> dict[str, Any] | None:
+    keys = ("run", "evaluations", "asked_execute_steps", "minutes", "first_seed", "episodes_a_task", "run_flags")
+    wanted = (run.name, play.evaluations, play.execute_steps, config.minutes, config.seed, config.episodes, run.flags)
+    return next((row for row in kept["rows"] if tuple(row[key] for key in keys) == wanted), None)
 
 
 def _train(config: PoliciesConfig, run: Run) -> Path:
     """The folder of ``run``, trained if it is not."""
     data = _collect(config.suite, run.collect)
-    folder = config.work / config.suite / run.name.replace(" ", "-").replace("'", "")
+    folder = config.work / config.suite / f"{run.name.replace(' ', '-').replace(chr(39), '')}-{config.minutes:g}-min"
     if (folder / "done.json").is_file():
         return folder
     flags = f"--data {data} {TOLD[config.suite]} {run.flags} --patience 0 --keep-epochs"
     if run.student_of:
-        flags = f"--teacher {config.work / config.suite / run.student_of} {flags}"
+        flags = f"--teacher {config.work / config.suite / run.student_of}-{config.minutes:g}-min {flags}"
     minutes = config.minutes if run.minutes is None else run.minutes
     minutes *= config.minutes if 0 < minutes < 1 else 1
-    if minutes:
+    # Kept before it is trained: an interrupted run is resumed with what it was begun with.
+    plan = folder.with_suffix(".plan.json")
+    if plan.is_file():
+        flags = json.loads(plan.read_text())["flags"]
+    elif minutes:
         flags = f"{flags} {_budget(flags, data, minutes * 60)}"
+    write_json(plan, {"flags": flags})
     _command("chunkcast.training.train_cli", f"{flags} --out {shlex.quote(str(folder))}", fresh=folder)
     write_json(folder / "done.json", {"flags": flags})
     return folder
@@ -148,6 +153,9 @@ def _play(config: PoliciesConfig, run: Run, play: Play, folder: Path) -> dict[st
             "last_train_noise_mse": training["train_noise_mse"],
             "evaluations": play.evaluations,
             "asked_execute_steps": play.execute_steps,
+            "minutes": config.minutes,
+            "episodes_a_task": config.episodes,
+            "run_flags": run.flags,
             "execute_steps": summary["execute_steps"],
             "graph_ms": graph_latency_ms(bundle / "policy.onnx"),
             **{key: summary[key] for key in ("success_rate", "episodes", "successes", "ci95", "difficulty")},

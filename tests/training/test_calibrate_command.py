@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chunkcast.server.bundle import read_bundle
+from chunkcast.training.checkpoint import LAST_CHECKPOINT
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.demonstrations import read_manifest
 from chunkcast.training.errors import TrainingError
@@ -23,7 +24,6 @@ from chunkcast.training.health.commands import (
 )
 from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
-from chunkcast.training.trainer import LAST_CHECKPOINT
 from chunkcast.v1 import policy_pb2 as pb
 from tests.training.conftest import TASKS
 

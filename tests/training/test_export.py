@@ -11,7 +11,7 @@ import torch
 
 from chunkcast.server.bundle import read_bundle
 from chunkcast.server.engine import Engine
-from chunkcast.training.checkpoint import load_policy, read_checkpoint
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.cli import ExportConfig, export_command
 from chunkcast.training.export.parity import verify_parity
@@ -19,7 +19,6 @@ from chunkcast.training.export.policy_graph import PolicyGraph, onnx_graph
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler
 from chunkcast.training.train_config import TrainConfig
-from chunkcast.training.trainer import LAST_CHECKPOINT
 
 
 @pytest.fixture

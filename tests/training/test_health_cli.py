@@ -15,7 +15,14 @@ import pytest
 import torch
 
 from chunkcast.server.bundle import read_bundle
-from chunkcast.training.checkpoint import read_checkpoint, read_run_facts, run_identity
+from chunkcast.training.checkpoint import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    epoch_checkpoint,
+    read_checkpoint,
+    read_run_facts,
+    run_identity,
+)
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import TrainingError
@@ -30,7 +37,7 @@ from chunkcast.training.health.loss_curve import curve_of_records
 from chunkcast.training.history import EpochRecord, read_history
 from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
-from chunkcast.training.trainer import BEST_CHECKPOINT, LAST_CHECKPOINT, Trainer, epoch_checkpoint
+from chunkcast.training.trainer import Trainer
 from tests.training.conftest import TASKS
 
 HEALTHY = "epoch,train_loss,val_loss\n" + "".join(

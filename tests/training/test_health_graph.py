@@ -9,14 +9,13 @@ import onnxruntime
 import pytest
 import torch
 
-from chunkcast.training.checkpoint import load_policy, read_checkpoint
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.export.health_graph import HealthGraph, health_graph
 from chunkcast.training.export.policy_graph import onnx_graph
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
-from chunkcast.training.trainer import LAST_CHECKPOINT
 from tests.training.test_export import with_prediction_type
 
 

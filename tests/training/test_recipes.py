@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from chunkcast.server.bundle import read_bundle
-from chunkcast.training.checkpoint import read_checkpoint
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.history import read_history
 from chunkcast.training.train_cli import main, train_command
 from chunkcast.training.train_config import PRESETS, TrainConfig
-from chunkcast.training.trainer import LAST_CHECKPOINT, Trainer
+from chunkcast.training.trainer import Trainer
 from chunkcast.v1 import policy_pb2 as pb
 from tests.conftest import SHIPPED_ENCODER
 

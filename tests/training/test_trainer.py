@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from chunkcast.training.checkpoint import load_policy, read_checkpoint, write_checkpoint
+from chunkcast.training.checkpoint import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    load_policy,
+    read_checkpoint,
+    write_checkpoint,
+)
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.history import EpochRecord, HistoryWriter, read_history
 from chunkcast.training.train_cli import choose_bf16, train_command
 from chunkcast.training.train_config import TrainConfig
-from chunkcast.training.trainer import BEST_CHECKPOINT, LAST_CHECKPOINT, Trainer
+from chunkcast.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -87,7 +87,7 @@ class ChunkPlayer:
         """Forget the chunks and the history; returns the episode's id.
 
         Args:
-            instruction: one of the policy's, or empty for a policy that needs none.
+            instruction: one of the policy's, a sentence where it takes free text, or empty where it needs none.
             episode_id: a name for the episode; a random one by default.
             noise_seed: makes every chunk of the episode reproducible.
         """

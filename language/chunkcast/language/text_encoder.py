@@ -77,9 +77,8 @@ class TextEncoder:
         """
         for text in texts:
             if not text.strip() or len(text) > MAX_TEXT_LENGTH:
-                raise TextEncoderError(
-                    f"an instruction has {len(text)} characters, expected 1 to {MAX_TEXT_LENGTH}: one sentence"
-                )
+                what = f"has {len(text)} characters" if text.strip() else "is blank"
+                raise TextEncoderError(f"an instruction {what}, expected 1 to {MAX_TEXT_LENGTH}: one sentence")
         parts = [self._encode(texts[first : first + BATCH]) for first in range(0, len(texts), BATCH)]
         return np.concatenate(parts) if parts else np.zeros((0, self.size), np.float32)
 
@@ -125,6 +124,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise TextEncoderError(f"{file} is missing; expected a folder made by chunkcast-text-encoder") from None
+    except OSError as error:
+        raise TextEncoderError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise TextEncoderError(f"{file} is not JSON ({error}); export the encoder again") from None
     version = description.get("format_version") if isinstance(description, dict) else None
@@ -160,10 +161,3 @@ def _read_file(folder: Path, name: str, description: Mapping[str, Any]) -> bytes
             "was replaced: export the encoder again"
         )
     return content
-
-
-def nearest(embeddings: FloatArray, known: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """For each of ``embeddings [N, E]`` the index of the nearest of ``known [K, E]`` and the cosine of their angle."""
-    cosines = embeddings @ known.T
-    index = cosines.argmax(axis=1)
-    return index, cosines[np.arange(len(index)), index]

@@ -25,8 +25,8 @@ def action_limits(action: pb.ActionSpec) -> tuple[npt.NDArray[np.float32], npt.N
 def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:
     """What a robot that plays ``served`` would notice of ``other`` in its place; empty if nothing.
 
-    Observations, action elements with their bounds, control rate, horizon and observation steps must be the same, and
-    every instruction must be known still.
+    Observations, action elements with their bounds, control rate, horizon and observation steps must be the same, every
+    instruction and task's name must be known still, and free text taken where it was.
     """
 
     def observations(spec: pb.PolicySpec) -> list[tuple[str, int, tuple[int, ...], tuple[tuple[str, str], ...]]]:
@@ -53,10 +53,17 @@ def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:
     ):
         if mine != theirs:
             return f"{what} {theirs}, served {mine}"
-    known = {instruction.text for instruction in other.instructions}
-    if missing := [instruction.text for instruction in served.instructions if instruction.text not in known]:
+    known = set(_texts(other))
+    if missing := [text for text in _texts(served) if text not in known]:
         return f"it does not know the instructions {missing[:8]}"
+    if served.text_encoder.sha256 and not other.text_encoder.sha256:
+        return "it takes no free text"
     return ""
+
+
+def _texts(spec: pb.PolicySpec) -> list[str]:
+    """Whatever a robot may be told without an encoder."""
+    return [text for each in spec.instructions for text in (each.text, each.task) if text]
 
 
 def state_entries(spec: pb.PolicySpec) -> list[pb.ObservationEntry]:

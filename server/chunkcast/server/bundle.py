@@ -36,7 +36,9 @@ MAX_EPOCHS = 10_000
 """Of a loss curve."""
 MAX_TEXT_LENGTH = 2000
 """Of a finding's evidence or advice, in characters."""
-MAX_PARAPHRASES = 64
+MAX_PHRASES = 4096
+"""Instructions and paraphrases that a server embeds as it loads a policy; each takes some milliseconds."""
+MAX_PHRASE_LENGTH = 512
 MAX_HEALTH_ENTRIES = 256
 """Findings, and bands of timesteps: each becomes a time series."""
 INSTRUCTION_INPUT = "instruction"
@@ -156,13 +158,16 @@ def _check_language(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -
     texts = {instruction.text for instruction in spec.instructions}
     tasks = [instruction.task for instruction in spec.instructions if instruction.task]
     require(len(set(tasks)) == len(tasks) and not texts & set(tasks), "two instructions have one task's name")
-    for instruction in spec.instructions:
-        count = len(instruction.paraphrases)
-        require(count <= MAX_PARAPHRASES, f"an instruction has {count} paraphrases, expected at most {MAX_PARAPHRASES}")
+    if spec.text_encoder.sha256:
+        phrases = [text for each in spec.instructions for text in (each.text, *each.paraphrases)]
+        require(
+            0 < len(phrases) <= MAX_PHRASES,
+            f"{len(phrases)} instructions and paraphrases for a text encoder, expected 1 to {MAX_PHRASES}",
+        )
+        sentences = all(text.strip() and len(text) <= MAX_PHRASE_LENGTH for text in phrases)
+        require(sentences, f"an instruction is blank or longer than {MAX_PHRASE_LENGTH} characters")
     least = spec.text_encoder.min_similarity
     require(-1.0 <= least <= 1.0, f"min_similarity is {least}, expected a cosine")
-    needed = bool(spec.text_encoder.sha256)
-    require(not needed or bool(texts), "it names a text encoder and has no instruction")
 
 
 def _check_health(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> None:

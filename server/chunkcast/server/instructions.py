@@ -1,7 +1,8 @@
 """What a policy can be told: the instructions of its specification, and free text where there is an encoder.
 
 An instruction's embedding is looked up; any other sentence is embedded once and remembered. A sentence that is far from
-every instruction is refused: a robot should not act on what it was not taught.
+every instruction is refused. That is a help, not a guard: an embedding tells what a sentence is about, not whether
+it says "do" or "do not", and "stop" is no instruction but ``safe_stop``.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class KnownInstructions:
 
     def __init__(self, spec: pb.PolicySpec, encoder: TextEncoder | None = None) -> None:
         self._policy, self._encoder = spec.name, encoder
+        self._missing_encoder = spec.text_encoder.name if encoder is None else ""
         self._min_similarity = spec.text_encoder.min_similarity
         self._texts = [instruction.text for instruction in spec.instructions]
         self._known: dict[str, Told] = {}
@@ -67,6 +69,7 @@ class KnownInstructions:
                 self._known.setdefault(instruction.task, told)
         self._understood: OrderedDict[str, Told | str] = OrderedDict()
         self._lock = threading.Lock()
+        self._encoding = asyncio.Semaphore(1)
         if encoder is not None:
             phrases = [(i, text) for i, each in enumerate(spec.instructions) for text in (each.text, *each.paraphrases)]
             self._phrases = encoder.encode([text for _, text in phrases])
@@ -91,8 +94,10 @@ class KnownInstructions:
         Whatever is wrong with ``text`` is found again by ``understand``.
         """
         if self.is_new(text):
-            with suppress(ObservationRejected):
-                await asyncio.to_thread(self.understand, text)
+            # One sentence at a time: robots that keep changing their words wait for each other, and not the others.
+            async with self._encoding:
+                with suppress(ObservationRejected):
+                    await asyncio.to_thread(self.understand, text)
 
     def named(self, text: str) -> str | None:
         """The instruction that ``text`` is known to mean, or ``None``; never runs the encoder."""
@@ -110,7 +115,13 @@ class KnownInstructions:
         if self._encoder is None or not text:
             raise ObservationRejected(
                 pb.ERROR_CODE_UNKNOWN_INSTRUCTION,
-                f"instruction {text[:SHOWN_LENGTH]!r} is not known to {self._policy}; expected one of {self._list()}",
+                f"instruction {text[:SHOWN_LENGTH]!r} is not known to {self._policy}; expected one of {self._list()}"
+                + (
+                    f"; other words need its text encoder {self._missing_encoder}, which this server has not "
+                    "(chunkcast-serve --text-encoders)"
+                    if self._missing_encoder
+                    else ""
+                ),
             )
         if len(text) > MAX_TEXT_LENGTH:  # and nothing of it is remembered
             raise ObservationRejected(
@@ -143,7 +154,7 @@ class KnownInstructions:
         # In the log, a control character could pretend to be another line.
         shown = "".join(each if each.isprintable() else "?" for each in text[:SHOWN_LENGTH])
         if similarity < self._min_similarity:
-            log.warning("instruction refused", policy=self._policy, instruction=shown, similarity=round(similarity, 3))
+            log.debug("instruction refused", policy=self._policy, instruction=shown, similarity=round(similarity, 3))
             return (
                 f"instruction {shown!r} is far from everything that {self._policy} knows (similarity {similarity:.2f}, "
                 f"expected at least {self._min_similarity:.2f}; the nearest is {nearest!r}); say it in other words, or "
@@ -175,7 +186,8 @@ class TextEncoders:
         """The encoder that ``spec`` names, or ``None`` where it names none or there is none here: said in the log.
 
         Raises:
-            BundleError: the encoder is damaged, or its embeddings are not as long as the policy's.
+            TextEncoderError: the encoder is damaged.
+            BundleError: its embeddings are not as long as the policy's.
         """
         wanted = spec.text_encoder
         if not wanted.sha256:
@@ -193,10 +205,7 @@ class TextEncoders:
                         folder=str(folder),
                     )
                     return None
-                try:
-                    encoder = self._loaded[wanted.sha256] = TextEncoder(found)
-                except TextEncoderError as error:
-                    raise BundleError(str(error)) from None
+                encoder = self._loaded[wanted.sha256] = TextEncoder(found)
         size = len(spec.instructions[0].embedding) if spec.instructions else 0
         if encoder.size != size:
             raise BundleError(

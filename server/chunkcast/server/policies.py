@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
+from chunkcast.language.text_encoder import TextEncoderError
 from chunkcast.server.batcher import Batcher, BatcherConfig
 from chunkcast.server.bundle import HEALTH_REFERENCE_NAME, read_bundle
 from chunkcast.server.engine import Engine
@@ -126,7 +127,10 @@ class Policies:
         started = time.perf_counter()
         bundle = read_bundle(folder)
         config = self._engine_config
-        instructions = KnownInstructions(bundle.spec, self._text_encoders.of(bundle.spec, folder))
+        try:
+            instructions = KnownInstructions(bundle.spec, self._text_encoders.of(bundle.spec, folder))
+        except TextEncoderError as error:
+            raise BundleError(str(error)) from None
         engine = Engine(bundle, config.threads, max_batch=self._batcher_config.max_batch, providers=config.providers)
         engine.warm_up()
         scorer = read_scorer(bundle) if config.health_share else None

@@ -166,7 +166,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             raise ObservationRejected(pb.ERROR_CODE_BAD_REQUEST, "the last observation must not be history_only")
         session = Session(version.spec, version.instructions)
         for observation in observations:
-            await version.instructions.learn(observation.instruction)
+            await session.learn(observation)
             session.accept(observation)
         inputs = session.graph_inputs(current)
         prepared = time.perf_counter()

@@ -36,12 +36,12 @@ class Session:
     """
 
     def __init__(self, spec: pb.PolicySpec, instructions: KnownInstructions) -> None:
+        self._told: Told | None = None
         self.adopt(spec, instructions)
         self._fresh_noise = np.random.default_rng()
         self._episode_id = ""
         self._last_step = -1
         self._instruction = ""
-        self._told: Told | None = None
         self.executed: npt.NDArray[np.float32] | None = None
         self._history: deque[tuple[int, Tensors]] = deque(maxlen=spec.observation_steps)
 
@@ -54,8 +54,23 @@ class Session:
         """Go on under another version of the policy, of the same contract; the episode and its history stand."""
         self._spec, self._instructions = spec, instructions
         self._entries = {entry.key: _Entry.of(entry) for entry in spec.observations}
+        self._told_text: str | None = None  # the embedding may be another by now
         self._chunk_shape = (spec.action.horizon, len(spec.action.elements))
         self._committed = _CommittedActions(spec.action)
+
+    def adopt_instructions(self, instructions: KnownInstructions) -> None:
+        """Understand further texts by ``instructions``, of the same version."""
+        if instructions is not self._instructions:
+            self._instructions, self._told_text = instructions, None
+
+    async def learn(self, observation: pb.Observation) -> None:
+        """Have the encoder run on another thread, if accepting ``observation`` would need it."""
+        await self._instructions.learn(self._instruction_of(observation))
+
+    def _instruction_of(self, observation: pb.Observation) -> str:
+        """Its own, or the one that stands in its episode."""
+        new_episode = self._last_step < 0 or observation.episode_id != self._episode_id
+        return observation.instruction or ("" if new_episode else self._instruction)
 
     def accept(self, observation: pb.Observation) -> None:
         """Check ``observation`` and take it into the history.
@@ -75,8 +90,9 @@ class Session:
                 f"step {observation.step} is not above {self._last_step}, the last of episode "
                 f"{self._episode_id!r}; send steps in order, or begin a new episode with a new episode_id",
             )
-        instruction = observation.instruction or ("" if new_episode else self._instruction)
-        told = self._instructions.understand(instruction) if self._instructions else None
+        instruction, told = self._instruction_of(observation), self._told
+        if instruction != self._told_text:
+            told = self._instructions.understand(instruction) if self._instructions else None
         if observation.HasField("deadline") and not 0.0 < observation.deadline < math.inf:
             raise ObservationRejected(
                 pb.ERROR_CODE_BAD_REQUEST, f"deadline is {observation.deadline:g} s, expected above 0 and finite"
@@ -87,7 +103,8 @@ class Session:
         if new_episode:
             self._history.clear()
         self._episode_id, self._last_step = observation.episode_id, observation.step
-        self._instruction, self._told = instruction, told
+        self._instruction = self._told_text = instruction
+        self._told = told
         self._history.append((observation.step, tensors))
         self.executed = executed
 

@@ -122,8 +122,11 @@ class RobotStream:
                 # sends faster than it is served, whose stale observations must not be computed one after the other.
                 reading = asyncio.ensure_future(self._context.read())
                 await asyncio.sleep(0)
-                await self._version.instructions.learn(request.observation.instruction)
-                self._take(request, alone=not behind and self._statistics.active_streams == 1)
+                arrived = time.perf_counter()
+                # Before anything of the session changes: the encoder runs elsewhere, and other robots are served.
+                self._follow_promotions()
+                await self._session.learn(request.observation)
+                self._take(request, arrived, alone=not behind and self._statistics.active_streams == 1)
                 # A chunk that was computed at once leaves without another turn of the event loop.
                 await self._flush()
                 behind = reading.done()
@@ -133,9 +136,9 @@ class RobotStream:
         finally:
             reading.cancel()
 
-    def _take(self, request: pb.StreamActionsRequest, *, alone: bool) -> None:
+    def _take(self, request: pb.StreamActionsRequest, arrived: float, *, alone: bool) -> None:
         """Check an observation and queue it; a refusal is its answer."""
-        observation, arrived, place = request.observation, time.perf_counter(), _Place()
+        observation, place = request.observation, _Place()
         try:
             if request.WhichOneof("request") != "observation":
                 raise ObservationRejected(
@@ -178,9 +181,13 @@ class RobotStream:
 
     def _follow_promotions(self) -> None:
         if self._pinned:
+            self._session.adopt_instructions(self._version.instructions)
             return
         current = self._policies.find(self._version.spec.name)
-        if current is not self._version:
+        if current is self._version:
+            # A bundle that was loaded again under its version may know other words.
+            self._session.adopt_instructions(current.instructions)
+        else:
             # What waits for the old version is answered by it; the order of answers holds in any case.
             self._version.batcher.leave()
             current.batcher.join()

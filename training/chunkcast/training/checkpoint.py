@@ -22,6 +22,16 @@ from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
 FORMAT_VERSION = "3"
+
+LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
+BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
+
+
+def epoch_checkpoint(epoch: int) -> Path:
+    """Where the averaged weights of one of ``keep_epochs`` lie, within the run."""
+    return Path(f"checkpoints/epoch-{epoch:04d}.safetensors")
+
+
 EMBEDDINGS_TENSOR = "instructions.embeddings"
 
 
@@ -143,9 +153,11 @@ def what_decides_the_result(run: dict[str, Any]) -> dict[str, Any]:
     Args:
         run: as ``Checkpoint.run``.
     """
-    elsewhere = ("data", "out", "resume", "device", "precision", "keep_epochs", "text_encoder", "instructions")
+    elsewhere = ("data", "out", "resume", "device", "precision", "keep_epochs", "preset")
+    elsewhere += ("text_encoder", "instructions", "teacher", "start_from")  # paths: their contents are compared
     settings = {name: value for name, value in run["config"].items() if name not in elsewhere}
-    return {**settings, "told": run["told"], "data_sha256": run["data_sha256"], "bf16": run["bf16"]}
+    contents = ("told", "data_sha256", "teacher_sha256", "start_from_sha256", "bf16")
+    return {**settings, **{name: run[name] for name in contents}}
 
 
 def run_identity(run: dict[str, Any]) -> str:

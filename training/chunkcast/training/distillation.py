@@ -13,39 +13,48 @@ import torch
 
 from chunkcast.training.loss import DenoisingLoss, masked_mean
 from chunkcast.training.policy import DiffusionPolicy
-from chunkcast.training.sampling import sample_chunk
+from chunkcast.training.sampling import sample_chunk, training_noise_scheduler
 from chunkcast.training.windows import Batch
 
 TEACHER_EVALUATIONS = 10
 
 
-def student_loss(
+@torch.no_grad()
+def taught_chunk(
     policy: DiffusionPolicy,
     teacher: DiffusionPolicy,
     teacher_sampler: Any,
     batch: Batch,
     noise: torch.Tensor,
     prefix_length: torch.Tensor,
-) -> DenoisingLoss:
-    """The student's error from what its teacher samples, per window.
+) -> torch.Tensor:
+    """What the teacher samples, normalised, float32 ``[B, H, A]``.
 
     Args:
-        policy: the student, which predicts the clean chunk.
-        teacher: sampled without gradients.
+        policy: the student, whose normalisation it is.
         teacher_sampler: from ``sampling_scheduler``.
         noise: float32 ``[B, H, A]``, where both begin.
         prefix_length: int64 ``[B]``, committed actions.
-
-    Returns:
-        ``objective``, and as ``noise_mse`` the same: no noise is left to tell at the last timestep.
     """
     sampled = sample_chunk(
         teacher, teacher_sampler, batch.state, batch.instruction, noise, batch.executed, prefix_length
     )
-    target = policy.normalize_actions(sampled)
+    return policy.normalize_actions(sampled)
+
+
+def student_loss(
+    policy: DiffusionPolicy, batch: Batch, taught: torch.Tensor, noise: torch.Tensor, prefix_length: torch.Tensor
+) -> DenoisingLoss:
+    """The student's error from ``taught`` (from ``taught_chunk``), per window: it predicts the clean chunk from noise.
+
+    The noise MSE is what follows from it, as for any clean-action prediction; at the last timestep that is next to
+    nothing.
+    """
     committed = policy.committed_rows(prefix_length)
-    given = torch.where(committed[..., None] > 0, target, noise)
-    last = torch.full((len(noise),), policy.config.train_timesteps - 1, device=noise.device)
-    prediction = policy(given, last, policy.encode(batch.state, batch.instruction), committed).float()
-    objective = masked_mean((prediction - target) ** 2, 1.0 - committed)
-    return DenoisingLoss(objective, objective.detach())
+    given = torch.where(committed[..., None] > 0, taught, noise)
+    last = policy.config.train_timesteps - 1
+    timestep = torch.full((len(noise),), last, device=noise.device)
+    prediction = policy(given, timestep, policy.encode(batch.state, batch.instruction), committed).float()
+    objective = masked_mean((prediction - taught) ** 2, 1.0 - committed)
+    abar = training_noise_scheduler(policy.config).alphas_cumprod[last]
+    return DenoisingLoss(objective, objective.detach() * float(abar / (1.0 - abar)))

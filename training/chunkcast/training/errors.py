@@ -34,10 +34,16 @@ class ExportError(TrainingError):
     """The graph differs from torch, or the bundle cannot be written."""
 
 
-def run_command(config: Any, command: Callable[[Any], None], *, default: Callable[[], Any] | None = None) -> None:
+def run_command(
+    config: Any,
+    command: Callable[[Any], None],
+    *,
+    default: Callable[[], Any] | None = None,
+    extra: str = "training",
+) -> None:
     """Make ``config``, a dataclass or a union of them (subcommands), from the command line and run ``command`` with it.
 
-    ``default`` makes the ``config`` whose values hold where no flag says otherwise.
+    ``default`` makes the ``config`` whose values hold where no flag says otherwise; ``extra`` brings what it imports.
     Bad input becomes one line and exit code 2, Ctrl-C exit code 130.
     """
     try:
@@ -45,7 +51,7 @@ def run_command(config: Any, command: Callable[[Any], None], *, default: Callabl
 
         command(tyro.cli(config, default=default()) if default else tyro.cli(config))
     except ModuleNotFoundError as error:
-        raise not_installed(error) from None
+        raise not_installed(error, extra) from None
     except OSError as error:
         print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror})", file=sys.stderr)
         raise SystemExit(2) from None
@@ -57,7 +63,7 @@ def run_command(config: Any, command: Callable[[Any], None], *, default: Callabl
         raise SystemExit(130) from None
 
 
-def not_installed(error: ModuleNotFoundError) -> SystemExit:
+def not_installed(error: ModuleNotFoundError, extra: str = "training") -> SystemExit:
     """Say which package is missing and how to get it; what to raise then."""
-    print(f"error: {error.name} is not installed; run pip install 'chunkcast[training]'", file=sys.stderr)
+    print(f"error: {error.name} is not installed; run pip install 'chunkcast[{extra}]'", file=sys.stderr)
     return SystemExit(2)

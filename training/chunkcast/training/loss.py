@@ -34,6 +34,10 @@ class DenoisingLoss:
     objective: torch.Tensor
     noise_mse: torch.Tensor
 
+    def of(self, windows: torch.Tensor) -> DenoisingLoss:
+        """The losses of the windows in ``windows`` (bool ``[B]``)."""
+        return DenoisingLoss(self.objective[windows], self.noise_mse[windows])
+
 
 def denoising_loss(
     policy: DiffusionPolicy,

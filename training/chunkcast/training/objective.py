@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
-from chunkcast.training.checkpoint import load_policy, read_checkpoint
-from chunkcast.training.distillation import TEACHER_EVALUATIONS, student_loss
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
+from chunkcast.training.distillation import TEACHER_EVALUATIONS, student_loss, taught_chunk
 from chunkcast.training.errors import CheckpointError
+from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.loss import DenoisingLoss, denoising_loss, timestep_weights
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.sampling import sampling_scheduler
 from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.warm_start import weights_file
 from chunkcast.training.windows import Batch
 
 
@@ -28,7 +30,7 @@ class Objective:
         config: the run's settings.
         policy: in training, on ``device``.
         noise_scheduler: from ``training_noise_scheduler``.
-        noisy_words: whether instructions are sentences, whose embeddings get noise.
+        instructions: of the run; sentences' embeddings get noise.
         device: where the policy is.
         bf16: autocast to bfloat16.
 
@@ -42,42 +44,50 @@ class Objective:
         policy: DiffusionPolicy,
         noise_scheduler: Any,
         *,
-        noisy_words: bool,
+        instructions: Instructions,
         device: torch.device,
         bf16: bool,
     ) -> None:
         self._config, self._policy, self._noise_scheduler = config, policy, noise_scheduler
-        self._word_noise = config.instruction_noise if noisy_words else 0.0
+        self._word_noise = config.instruction_noise if instructions.encoder else 0.0
         self._device, self._bf16 = device, bf16
         # MIP's two regressions weigh the same.
         weighting = config.loss_weighting if config.objective == "diffusion" else "uniform"
         self._weights = timestep_weights(noise_scheduler, config.prediction_type, weighting)
-        self._teacher = _teacher(config.teacher, policy).to(device) if config.teacher else None
+        self._teacher = _teacher(config.teacher, policy, instructions).to(device) if config.teacher else None
         if self._teacher:
             self._teacher_sampler = sampling_scheduler(self._teacher.config, TEACHER_EVALUATIONS)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, DenoisingLoss]:
-        """What is minimised, a scalar, and the losses that it is the weighted mean of."""
+        """What is minimised, a scalar; and the losses of those windows whose timesteps are drawn from all alike, which
+        compare with validation's and with other runs'.
+        """
         size = len(batch.mask)
-        timestep = self._timesteps(size, generator)
+        timestep, alike = self._timesteps(size, generator)
         noise = torch.randn(batch.actions.shape, generator=generator).to(self._device)
         prefix_length = self._prefix_lengths(size, generator).to(self._device)
         batch = self._told(batch, generator)
+        if self._teacher:
+            # The teacher is sampled in full precision: its rounding would be learned.
+            target = taught_chunk(self._policy, self._teacher, self._teacher_sampler, batch, noise, prefix_length)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             if self._teacher:
-                loss = student_loss(self._policy, self._teacher, self._teacher_sampler, batch, noise, prefix_length)
+                loss = student_loss(self._policy, batch, target, noise, prefix_length)
                 return loss.objective.mean(), loss
             timestep_there = timestep.to(self._device)
             loss = denoising_loss(self._policy, self._noise_scheduler, batch, timestep_there, noise, prefix_length)
-        return (loss.objective * self._weights[timestep].to(self._device)).mean(), loss
+        minimized = (loss.objective * self._weights[timestep].to(self._device)).mean()
+        return minimized, loss.of(alike.to(self._device)) if alike.any() else loss
 
-    def _timesteps(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """At which timestep each window is noised, int64 ``[B]``."""
+    def _timesteps(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """At which timestep each window is noised, int64 ``[B]``, and whether that was drawn from all alike."""
         last = self._config.process_timesteps - 1
         timestep = torch.randint(last + 1, (size,), generator=generator)
+        alike = torch.ones(size, dtype=torch.bool)
         if self._config.objective == "diffusion" and self._config.noise_only_fraction:
-            timestep[torch.rand(size, generator=generator) < self._config.noise_only_fraction] = last
-        return timestep
+            alike = torch.rand(size, generator=generator) >= self._config.noise_only_fraction
+            timestep[~alike] = last
+        return timestep, alike
 
     def _prefix_lengths(self, size: int, generator: torch.Generator) -> torch.Tensor:
         """How many actions of each window are committed, int64 ``[B]``."""
@@ -95,12 +105,15 @@ class Objective:
         return replace(batch, instruction=batch.instruction + self._word_noise * self._policy.instruction_scale * noise)
 
 
-def _teacher(run: Path, student: DiffusionPolicy) -> DiffusionPolicy:
+def _teacher(run: Path, student: DiffusionPolicy, instructions: Instructions) -> DiffusionPolicy:
     """The policy of a finished run, frozen; the student takes its weights over where both predict the same."""
-    from chunkcast.training.trainer import LAST_CHECKPOINT
-
-    file = run if run.is_file() else run / LAST_CHECKPOINT
-    teacher = load_policy(read_checkpoint(file))
+    file = weights_file(run, LAST_CHECKPOINT)
+    checkpoint = read_checkpoint(file)
+    teacher = load_policy(checkpoint)
+    if checkpoint.instructions.facts() != instructions.facts():
+        raise CheckpointError(
+            f"{file} is told other tasks, or in other words, than its student; take its demonstrations"
+        )
     same = replace(teacher.config, prediction_type="sample", objective="diffusion")
     if replace(same, train_timesteps=student.config.train_timesteps) != student.config:
         raise CheckpointError(

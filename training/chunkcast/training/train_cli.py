@@ -44,10 +44,11 @@ def train_command(config: TrainConfig) -> None:
     # diffusers announces that optional packages (a GPU's) are absent.
     logging.getLogger("diffusers").setLevel(logging.ERROR)
 
+    from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
     from chunkcast.training.demonstrations import read_demonstrations
     from chunkcast.training.health.judge import judge, run_settings
     from chunkcast.training.history import HistoryWriter
-    from chunkcast.training.trainer import BEST_CHECKPOINT, LAST_CHECKPOINT, Trainer
+    from chunkcast.training.trainer import Trainer
 
     if not config.resume and (config.out / LAST_CHECKPOINT).exists():
         raise CheckpointError(

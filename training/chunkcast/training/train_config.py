@@ -147,6 +147,8 @@ class TrainConfig:
         self._check_objective_and_instructions()
 
     def _check_objective_and_instructions(self) -> None:
+        if self.teacher is not None and self.start_from is not None:
+            raise TrainingError("--teacher already begins with the teacher's weights; leave out --start-from")
         if self.teacher is not None and (self.objective, self.prediction_type) != ("diffusion", "sample"):
             raise TrainingError("--teacher needs --objective diffusion and --prediction-type sample: one evaluation")
         if self.objective == "mip" and self.prediction_type != "sample":

@@ -22,14 +22,18 @@ import torch
 from torch import nn
 
 from chunkcast.training.checkpoint import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
     Checkpoint,
     Progress,
+    epoch_checkpoint,
     read_checkpoint,
     what_decides_the_result,
     write_checkpoint,
 )
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
+from chunkcast.training.files import sha256_of
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.judge import course_findings
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
@@ -46,17 +50,8 @@ from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
-from chunkcast.training.warm_start import start_from
+from chunkcast.training.warm_start import start_from, weights_file
 from chunkcast.training.windows import Windows, split_by_episode
-
-LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
-BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
-
-
-def epoch_checkpoint(epoch: int) -> Path:
-    """Where the averaged weights of one of ``keep_epochs`` lie, within the run."""
-    return Path(f"checkpoints/epoch-{epoch:04d}.safetensors")
-
 
 VALIDATION_EVALUATIONS = 4
 """DDIM steps of the actions that are sampled for validation; what chunkcast-export takes by default."""
@@ -125,15 +120,16 @@ class Trainer:
             action_high,
         ).to(device)
         if config.start_from is not None and not config.resume:
-            start_from(self.policy, config.start_from, LAST_CHECKPOINT)
+            start_from(self.policy, self.instructions, config.start_from, LAST_CHECKPOINT)
         self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
         self.noise_scheduler = training_noise_scheduler(self.policy_config)
-        self.sampler = sampling_scheduler(self.policy_config, min(VALIDATION_EVALUATIONS, config.process_timesteps))
+        evaluations = 1 if config.teacher else min(VALIDATION_EVALUATIONS, config.process_timesteps)
+        self.sampler = sampling_scheduler(self.policy_config, evaluations)
         self.objective = Objective(
             config,
             self.policy,
             self.noise_scheduler,
-            noisy_words=self.instructions.encoder is not None,
+            instructions=self.instructions,
             device=device,
             bf16=bf16,
         )
@@ -144,7 +140,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.steps_per_epoch = max(1, self.training.epoch_size(config.windows_per_episode) // config.batch_size)
+        self.epoch_windows = self.training.epoch_size(config.windows_per_episode)
+        self.steps_per_epoch = max(1, self.epoch_windows // config.batch_size)
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, config.warmup_steps, config.epochs * self.steps_per_epoch
         )
@@ -160,6 +157,9 @@ class Trainer:
             "told": json.loads(json.dumps(self.instructions.facts())),
             "episodes": len(demonstrations.episode_tasks),
             "training_windows": len(self.training),
+            "epoch_windows": self.epoch_windows,
+            "teacher_sha256": _weights_sha256(config.teacher),
+            "start_from_sha256": _weights_sha256(config.start_from),
             "validation_windows": len(self.validation),
             "state_range": self.state_range,
             "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
@@ -199,7 +199,7 @@ class Trainer:
             record = EpochRecord(
                 epoch=epoch,
                 step=self.progress.step + self.steps_per_epoch,
-                samples_per_second=self.steps_per_epoch * min(self.config.batch_size, len(self.training)) / trained_for,
+                samples_per_second=self.steps_per_epoch * min(self.config.batch_size, self.epoch_windows) / trained_for,
                 learning_rate=self.schedule.get_last_lr()[0],
                 seconds=time.monotonic() - started,
                 **train,
@@ -244,7 +244,12 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         """What the policy does on the held-out episodes; see ``validation.window_errors``."""
         errors = window_errors(
-            self.policy, self.noise_scheduler, self.sampler, self.validation, self.config.execute_steps
+            self.policy,
+            self.noise_scheduler,
+            self.sampler,
+            self.validation,
+            self.config.execute_steps,
+            first_timestep=self.config.process_timesteps - 1 if self.config.teacher else 0,
         )
         tasks = self.instructions.tasks
         return {
@@ -337,3 +342,8 @@ def _instructions(config: TrainConfig, tasks: tuple[str, ...]) -> Instructions:
         return task_names(tasks)
     table = read_instruction_table(config.instructions or METAWORLD_INSTRUCTIONS)
     return encoded_instructions(tasks, table, config.text_encoder)
+
+
+def _weights_sha256(source: Path | None) -> str | None:
+    """What a run's result depends on, wherever it lies."""
+    return sha256_of(weights_file(source, LAST_CHECKPOINT)) if source is not None else None

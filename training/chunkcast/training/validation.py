@@ -56,7 +56,12 @@ class WindowErrors:
 
 @torch.no_grad()
 def window_errors(
-    policy: DiffusionPolicy, noise_scheduler: Any, sampler: Any, windows: Windows, execute_steps: int
+    policy: DiffusionPolicy,
+    noise_scheduler: Any,
+    sampler: Any,
+    windows: Windows,
+    execute_steps: int,
+    first_timestep: int = 0,
 ) -> WindowErrors:
     """Measure ``policy`` on every window; fp32, fixed noise, and nothing committed, so that runs with and without
     real-time chunking compare.
@@ -67,6 +72,7 @@ def window_errors(
         sampler: from ``sampling_scheduler``.
         windows: of held-out episodes.
         execute_steps: the first actions of a chunk, those that a robot executes.
+        first_timestep: the losses are measured from there on; a one-step student knows only the last.
     """
     policy.eval()
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
@@ -78,8 +84,9 @@ def window_errors(
     for batch in windows.in_order(VALIDATION_BATCH):
         size = len(batch.mask)
         nothing_committed = torch.zeros(size, dtype=torch.int64, device=device)
-        offset = torch.randint(timesteps_total, (1,), generator=generator)
-        timestep = (torch.randperm(size, generator=generator) + offset) % timesteps_total
+        measured = timesteps_total - first_timestep
+        offset = torch.randint(measured, (1,), generator=generator)
+        timestep = first_timestep + (torch.randperm(size, generator=generator) + offset) % measured
         noise = torch.randn(batch.actions.shape, generator=generator)
         loss = denoising_loss(policy, noise_scheduler, batch, timestep.to(device), noise.to(device), nothing_committed)
         objective.append(loss.objective.cpu())

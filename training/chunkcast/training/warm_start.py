@@ -6,7 +6,9 @@ demonstrations, or for longer. Its normalisation comes with it, since the weight
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,45 +16,80 @@ import torch
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.export.bundle_writer import GRAPH_NAME, SPEC_NAME, read_spec
+from chunkcast.training.export.specification import PREDICTION_TYPES, sampler_name
+from chunkcast.training.export.tracing import WEIGHT_PREFIX
 from chunkcast.training.files import sha256_of
-from chunkcast.training.policy import DiffusionPolicy
-
-GRAPH_PREFIX = "policy."
-"""Of a weight's name in the exported graph."""
+from chunkcast.training.language.instructions import Instructions
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
 
-def start_from(policy: DiffusionPolicy, source: Path, last_checkpoint: Path) -> None:
+@dataclass(frozen=True)
+class Source:
+    """What a network may begin with.
+
+    Attributes:
+        weights: by the module's names, buffers among them.
+        process: sampler, prediction type and timesteps that they were trained for.
+        told: how tasks are told: the encoder's SHA-256, or the names behind the one-hot entries.
+    """
+
+    weights: dict[str, torch.Tensor]
+    process: tuple[Any, ...]
+    told: tuple[str, ...]
+
+
+def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path, last_checkpoint: Path) -> None:
     """Give ``policy`` the weights and the normalisation of ``source``.
 
     Args:
+        instructions: of the new run.
         source: a bundle's folder, a run's folder, or a checkpoint.
         last_checkpoint: where a run's is, within its folder.
 
     Raises:
-        CheckpointError: there are none, or they are of another network.
+        CheckpointError: there are none, or they are of another network, process or of other tasks.
     """
-    if (source / SPEC_NAME).is_file():
-        weights = _bundle_weights(source)
-    else:
-        file = source if source.is_file() else source / last_checkpoint
-        weights = load_policy(read_checkpoint(file)).state_dict()
+    found = _of_bundle(source) if (source / SPEC_NAME).is_file() else _of_run(weights_file(source, last_checkpoint))
+    again = "train with the settings that it was trained with"
     own = policy.state_dict()
-    parameters = {name for name, _ in policy.named_parameters()}
-    # A constant that the exporter could compute with is no longer in a graph; the demonstrations' own stands for it.
-    if missing := sorted(parameters - set(weights)):
-        raise CheckpointError(
-            f"{source} is of another network: it has no {missing[0]}; train with the settings that it was trained with"
-        )
-    for name in set(weights) & set(own):
-        if weights[name].shape != own[name].shape:
+    if missing := sorted(set(own) - set(found.weights)):
+        raise CheckpointError(f"{source} is of another network: it has no {missing[0]}; {again}")
+    for name, value in own.items():
+        if found.weights[name].shape != value.shape:
             raise CheckpointError(
-                f"{source} is of another network: its {name} is {list(weights[name].shape)}, the new one's "
-                f"{list(own[name].shape)}; train with the settings that it was trained with"
+                f"{source} is of another network: its {name} is {list(found.weights[name].shape)}, the new one's "
+                f"{list(value.shape)}; {again}"
             )
-    policy.load_state_dict({**own, **{name: value for name, value in weights.items() if name in own}})
+    process, told = _process(policy.config), _told(instructions)
+    if found.process != process:
+        raise CheckpointError(f"{source} was trained for {found.process}, the new network is for {process}; {again}")
+    if found.told != told:
+        raise CheckpointError(f"{source} is told its tasks by {found.told}, the new network by {told}; {again}")
+    policy.load_state_dict({name: found.weights[name] for name in own})
 
 
-def _bundle_weights(bundle: Path) -> dict[str, torch.Tensor]:
+def weights_file(source: Path, last_checkpoint: Path) -> Path:
+    """The file in ``source`` (a bundle, a run, a checkpoint) that its weights are in: what names them by its hash."""
+    if (source / SPEC_NAME).is_file():
+        return source / GRAPH_NAME
+    return source if source.is_file() else source / last_checkpoint
+
+
+def _process(config: PolicyConfig) -> tuple[Any, ...]:
+    return sampler_name(config), config.prediction_type, config.train_timesteps
+
+
+def _told(instructions: Instructions) -> tuple[str, ...]:
+    return (instructions.encoder.sha256,) if instructions.encoder else instructions.tasks
+
+
+def _of_run(file: Path) -> Source:
+    checkpoint = read_checkpoint(file)
+    weights = load_policy(checkpoint).state_dict()
+    return Source(weights, _process(checkpoint.policy_config), _told(checkpoint.instructions))
+
+
+def _of_bundle(bundle: Path) -> Source:
     import onnx
     from onnx import numpy_helper
 
@@ -62,8 +99,13 @@ def _bundle_weights(bundle: Path) -> dict[str, torch.Tensor]:
     if not file.is_file() or sha256_of(file) != expected:
         raise CheckpointError(f"{file} is missing or not the one that {SPEC_NAME} names; export the policy again")
     model = onnx.load(file, load_external_data=False)
-    return {
-        weight.name.removeprefix(GRAPH_PREFIX): torch.from_numpy(np.array(numpy_helper.to_array(weight)))
+    weights = {
+        weight.name.removeprefix(WEIGHT_PREFIX): torch.from_numpy(np.array(numpy_helper.to_array(weight)))
         for weight in model.graph.initializer
-        if weight.name.startswith(GRAPH_PREFIX)
+        if weight.name.startswith(WEIGHT_PREFIX)
     }
+    sampler, names = spec.sampler, {value: name for name, value in PREDICTION_TYPES.items()}
+    process = (sampler.name, names.get(sampler.prediction_type), sampler.train_timesteps)
+    encoder = spec.text_encoder.sha256
+    told = (encoder,) if encoder else tuple(instruction.text for instruction in spec.instructions)
+    return Source(weights, process, told)

@@ -109,6 +109,7 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         **overall,
         "tasks": tasks,
         "difficulty": by_difficulty(tasks),
+        "refused_instructions": sorted({result.instruction for result in results if result.refused}),
         "jump_at_chunk_borders": _jumps([jump for result in results for jump in result.border_jumps]),
         "jump_elsewhere": _jumps([jump for result in results for jump in result.other_jumps]),
         "chunks": sum(len(result.chunk_seconds) for result in results),
@@ -121,6 +122,7 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
                 "seed": result.seed,
                 "success": result.success,
                 "steps": result.steps,
+                "instruction": result.instruction,
                 "health": result.health._asdict(),
             }
             for result in results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -27,6 +28,9 @@ EVALUATION_SEED = 1_000_000
 
 MAX_SEED = 2**32
 """So that seeds stay what every generator takes."""
+
+
+HELD_OUT: Literal["held_out"] = "held_out"
 
 
 INTERRUPT_SECONDS = 10.0
@@ -65,8 +69,10 @@ class SimConfig:
     """Parallel processes, each a robot with its own stream."""
     instructions: Path | None = None
     """Table of instructions (TOML) to tell the policy from, in --phrasing's words; by default it is told its own."""
-    phrasing: Literal["instruction", "paraphrases", "held_out"] = "held_out"
-    """Which of the table's texts; an episode takes a task's in turn."""
+    phrasing: Literal["instruction", "paraphrases", "held_out"] | None = None
+    """Which of the table's texts; by default those held out from training. An episode takes a task's in turn."""
+    text_encoders: Path | None = None
+    """Of the private server (chunkcast-serve --text-encoders)."""
     fault: str = ""
     """NAME[:SIZE][@TICK] of a fault of the robot, to see what the server's health says of it: sensor-bias,
     sensor-noise, frozen, swapped, wrong-task, action-scale, delay, gripper-stuck, object-moved."""
@@ -94,6 +100,10 @@ class SimConfig:
             raise BadFlag("--metrics goes with --bundle; a running server has its own page")
         if self.health_share is not None and self.bundle is None:
             raise BadFlag("--health-share goes with --bundle; it is a flag of chunkcast-serve")
+        if self.text_encoders is not None and self.bundle is None:
+            raise BadFlag("--text-encoders goes with --bundle; it is a flag of chunkcast-serve")
+        if self.phrasing is not None and self.instructions is None:
+            raise BadFlag("--phrasing goes with --instructions FILE, the table that it chooses from")
         if self.episodes < 1 or self.workers < 1:
             raise BadFlag(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
         if not 0 <= self.seed <= MAX_SEED:
@@ -156,7 +166,8 @@ def _run(config: SimConfig) -> None:
 
             choose_gl()
         if config.bundle:
-            flags = () if config.health_share is None else ("--health-share", str(config.health_share))
+            given = {"--health-share": config.health_share, "--text-encoders": config.text_encoders}
+            flags = [str(part) for flag, value in given.items() if value is not None for part in (flag, value)]
             with private_server(config.bundle, *flags) as server:
                 sim_command(config, server.address)
                 if config.metrics:
@@ -238,6 +249,8 @@ def sim_command(config: SimConfig, target: str) -> None:
             workers=min(config.workers, len(jobs)),
             on_episode=on_episode,
         )
+    if not any(result.chunk_seconds for result in results):
+        raise BadFlag(f"{spec.name} was told nothing that it understands: all {len(results)} episodes were refused")
     summary: dict[str, Any] = {
         "policy": spec.name,
         "policy_version": spec.version,
@@ -245,7 +258,8 @@ def sim_command(config: SimConfig, target: str) -> None:
         "execute_steps": config.execute_steps or spec.action.execute_steps,
         "delay_ticks": config.delay_ticks,
         "overlap": config.overlap,
-        "phrasing": config.phrasing if config.instructions else "instruction",
+        "phrasing": (config.phrasing or HELD_OUT) if config.instructions else "instruction",
+        "instructions_sha256": _sha256(config.instructions) if config.instructions else None,
         "fault": config.fault or None,
         "fault_meaning": FAULTS[jobs[0].fault.name].meaning if jobs[0].fault else None,
         "first_seed": config.seed,
@@ -276,7 +290,8 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
         raise BadFlag(str(error)) from None
     texts = {task_of(instruction): instruction.text for instruction in spec.instructions}
     known = list(texts)
-    named = (task if task in texts else f"{task}-v3" for task in re.split(r"[,\s]+", config.tasks) if task)
+    asked = (task for task in re.split(r"[,\s]+", config.tasks) if task)
+    named = (f"{task}-v3" if task not in texts and f"{task}-v3" in texts else task for task in asked)
     # A task named twice would count its episodes twice.
     tasks = list(dict.fromkeys(named)) or known
     horizon = spec.action.horizon
@@ -288,7 +303,7 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
     phrases: Mapping[str, Sequence[str]] = {task: [texts[task]] for task in tasks}
     if config.instructions:
         try:
-            phrases = read_phrases(config.instructions, config.phrasing, tasks)
+            phrases = read_phrases(config.instructions, config.phrasing or HELD_OUT, tasks)
         except BadTable as error:
             raise BadFlag(str(error)) from None
     return [
@@ -303,6 +318,10 @@ def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
         for task in tasks
         for i in range(config.episodes)
     ]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _video_file(config: SimConfig, task: str, episode: int) -> Path | None:

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from chunkcast.client import ActionChunk, ChunkPlayer, PlaybackConfig, PolicyClient
+from chunkcast.client import ActionChunk, ChunkPlayer, ObservationError, PlaybackConfig, PolicyClient
 from chunkcast.client.sim.episode_health import EpisodeHealth, episode_health
 from chunkcast.client.sim.faults import Fault, FaultyRobot
 from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
+from chunkcast.client.sim.phrasing import task_of
 from chunkcast.client.sim.trace import Trace
+from chunkcast.v1 import policy_pb2 as pb
 
 CONNECT_SECONDS = 10.0
 CHUNK_SECONDS = 30.0
@@ -59,6 +61,8 @@ class EpisodeResult:
         chunk_seconds: what each chunk took, as the robot saw it.
         inference_seconds: what the server's session took of that.
         health: how the server judged it.
+        instruction: what the policy was told.
+        refused: the server took that for none of the policy's instructions; nothing was played.
     """
 
     task: str
@@ -70,6 +74,8 @@ class EpisodeResult:
     chunk_seconds: list[float]
     inference_seconds: list[float]
     health: EpisodeHealth
+    instruction: str
+    refused: bool = False
 
 
 class SimulatedRobot:
@@ -95,14 +101,15 @@ class SimulatedRobot:
             timeout=CHUNK_SECONDS,
             on_chunk=self._count,
         )
-        self._known_instructions = [each.text for each in self._player.spec.instructions]
+        known = [(task_of(each), each.text) for each in self._player.spec.instructions]
+        self._others = {task: [text for other, text in known if other != task] for task, _ in known}
 
     def play(self, job: EpisodeJob) -> EpisodeResult:
         """Play one episode and report its outcome to the server."""
         robot = _environment(job.task)
         robot.begin_episode(job.seed)
         faulty = FaultyRobot(robot, job.fault, job.seed) if job.fault else None
-        instruction = faulty.instruction(job.instruction, self._known_instructions) if faulty else job.instruction
+        instruction = faulty.instruction(job.instruction, self._others[job.task]) if faulty else job.instruction
         arm = faulty or robot
         trace = Trace() if job.trace else None
         self._chunks.clear()
@@ -115,9 +122,17 @@ class SimulatedRobot:
         border_jumps: list[float] = []
         other_jumps: list[float] = []
         last = None
+        refused = False
         while not robot.done:
             observation = arm.observe()
-            action = self._player.next_action(observation)
+            try:
+                action = self._player.next_action(observation)
+            except ObservationError as error:
+                # Words that mean nothing to the policy: nothing is played, and the task is not done.
+                if error.code != pb.ERROR_CODE_UNKNOWN_INSTRUCTION or robot.steps:
+                    raise
+                refused = True
+                break
             if trace is not None:
                 trace.add(observation, robot.steps, self._chunks)
             arm.act(action)
@@ -152,6 +167,8 @@ class SimulatedRobot:
             list(self._seconds),
             [chunk.inference_seconds for chunk in self._chunks],
             episode_health(self._chunks),
+            instruction,
+            refused,
         )
 
     def _count(self, chunk: ActionChunk, seconds: float) -> None:

@@ -125,11 +125,10 @@ class FaultyRobot:
         self._frozen: Observed | None = None
         self._late: deque[npt.NDArray[np.float32]] = deque()
 
-    def instruction(self, task: str, known: Sequence[str]) -> str:
-        """What the policy is told to do, where ``task`` is to be done."""
-        others = [each for each in known if each != task]
+    def instruction(self, own: str, others: Sequence[str]) -> str:
+        """What the policy is told, where it should be told ``own``; ``others`` mean other tasks."""
         if self._fault.name != "wrong-task" or not others:
-            return task
+            return own
         return others[int(self._generator.integers(len(others)))]
 
     @property

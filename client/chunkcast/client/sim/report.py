@@ -17,6 +17,8 @@ SHOWN_METRICS = (
     'task="all"',
 )
 
+SHOWN_REFUSED = 8
+
 
 def wide_console() -> Console:
     """Standard output; lines are not broken for a file or a pipe, where no one sees 80 columns."""
@@ -57,7 +59,18 @@ def print_report(summary: dict[str, Any]) -> None:
         f"p99 {chunk['p99']:.2f}; inference p50 {inference['p50']:.2f} ms; {summary['seconds']:.0f} s in all",
         highlight=False,
     )
+    _print_refused(console, summary["refused_instructions"])
     _print_health(console, summary["health"], summary["chunks"])
+
+
+def _print_refused(console: Console, refused: list[str]) -> None:
+    if refused:
+        shown = ", ".join(repr(text) for text in refused[:SHOWN_REFUSED]) + (
+            ", ..." if len(refused) > SHOWN_REFUSED else ""
+        )
+        console.print(
+            f"refused as none of the policy's instructions, and counted as failures: {shown}", highlight=False
+        )
 
 
 def _print_health(console: Console, health: dict[str, Any] | None, chunks: int) -> None:

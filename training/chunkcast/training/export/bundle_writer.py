@@ -108,12 +108,20 @@ def read_spec(bundle: Path) -> pb.PolicySpec:
         raise ExportError(f"{file} is not a policy specification ({reason}); export the policy again") from None
 
 
+def text_of_task(spec: pb.PolicySpec) -> dict[str, str]:
+    """Each task's plain name, as simulations and demonstrations have it, to the text that stands for it in a bundle."""
+    return {instruction.task or instruction.text: instruction.text for instruction in spec.instructions}
+
+
 def write_expectations(bundle: Path, expectations: Sequence[pb.ExpectedSuccess]) -> None:
-    """Put ``expectations`` into a bundle's specification, in place of those from the same sources.
+    """Put ``expectations``, whose tasks may be plain names, into a bundle's specification, in place of those from the
+    same sources.
 
     The graph, and with it the policy's version, stay as they are. Written aside, then renamed.
     """
-    spec = read_spec(bundle)
+    spec, texts = read_spec(bundle), text_of_task(read_spec(bundle))
+    for expectation in expectations:
+        expectation.task = texts.get(expectation.task, expectation.task)
     sources = {expectation.source for expectation in expectations}
     kept = [expectation for expectation in spec.expected_success if expectation.source not in sources]
     del spec.expected_success[:]

@@ -24,8 +24,9 @@ class ExportConfig:
     """The policy's version; by default the first 12 digits of the graph's SHA-256."""
     description: str = ""
     """One line for people."""
-    steps: int = 4
-    """Evaluations of the denoiser per chunk (DDIM steps)."""
+    steps: int | None = None
+    """Evaluations of the denoiser per chunk; by default what the run was trained for: 1 for a one-step student, 2 for
+    MIP, else 4 (DDIM steps)."""
     best: bool = False
     """Export the checkpoint with the lowest validation loss instead of the last one. It is seldom the better policy:
     measure both."""
@@ -37,7 +38,7 @@ class ExportConfig:
         name = self.name or self.out.resolve().name
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
             raise TrainingError(f"the policy's name is {name!r}, expected letters, digits, dots, dashes; pass --name")
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise TrainingError(f"--steps must be at least 1, got {self.steps}")
 
 
@@ -54,9 +55,9 @@ def export_command(config: ExportConfig) -> None:
 
     with Console(stderr=True).status("loading torch") as status:
         logging.getLogger("diffusers").setLevel(logging.ERROR)
+        from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
         from chunkcast.training.export.bundle_writer import GRAPH_NAME, SPEC_NAME
         from chunkcast.training.export.exporter import export_bundle
-        from chunkcast.training.trainer import BEST_CHECKPOINT, LAST_CHECKPOINT
 
         last = BEST_CHECKPOINT if config.best else LAST_CHECKPOINT
         exported = export_bundle(
@@ -71,7 +72,7 @@ def export_command(config: ExportConfig) -> None:
         )
     spec = exported.spec
     print(
-        f"{config.out}: {spec.name} {spec.version}, epoch {exported.epoch}, {config.steps} evaluations; "
+        f"{config.out}: {spec.name} {spec.version}, epoch {exported.epoch}, {spec.sampler.evaluations} evaluations; "
         f"{GRAPH_NAME} {exported.graph_bytes / 1e6:.1f} MB and {SPEC_NAME}; differs from torch by at most "
         f"{exported.parity:.1e}"
     )

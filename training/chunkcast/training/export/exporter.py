@@ -17,6 +17,8 @@ from chunkcast.training.export.specification import policy_spec
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.v1 import policy_pb2 as pb
 
+DEFAULT_EVALUATIONS = 4
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -40,7 +42,7 @@ def export_bundle(
     out: Path,
     *,
     name: str,
-    steps: int,
+    steps: int | None = None,
     version: str = "",
     description: str = "",
     overwrite: bool = False,
@@ -52,7 +54,7 @@ def export_bundle(
         file: a checkpoint.
         out: the bundle's folder.
         name: the policy's.
-        steps: DDIM evaluations a chunk.
+        steps: evaluations a chunk; by default what the run was trained for.
         version: by default the first 12 digits of the graph's SHA-256.
         on_stage: told what is being done.
 
@@ -62,6 +64,10 @@ def export_bundle(
     """
     checkpoint = read_checkpoint(file)
     timesteps = checkpoint.policy_config.train_timesteps
+    student = bool(checkpoint.run["config"]["teacher"])
+    steps = steps or (1 if student else min(DEFAULT_EVALUATIONS, timesteps))
+    if student and steps > 1:
+        raise ExportError(f"--steps {steps}: the run is a one-step student's; leave --steps out")
     if steps > timesteps:
         raise ExportError(f"--steps {steps} exceeds the {timesteps} timesteps of training")
     policy = load_policy(checkpoint)

@@ -15,11 +15,12 @@ from chunkcast.training.health.loss_curve import curve_of_records
 from chunkcast.training.health.messages import finding_message, seed_table_expectation
 from chunkcast.training.history import EpochRecord
 from chunkcast.training.language.messages import instruction_messages, text_encoder_message
+from chunkcast.training.policy import PolicyConfig
 from chunkcast.v1 import policy_pb2 as pb
 
 BUNDLE_FORMAT_VERSION = 1
 
-_PREDICTION_TYPES: dict[PredictionType, pb.PredictionType.ValueType] = {
+PREDICTION_TYPES: dict[PredictionType, pb.PredictionType.ValueType] = {
     "sample": pb.PREDICTION_TYPE_SAMPLE,
     "epsilon": pb.PREDICTION_TYPE_EPSILON,
     "v_prediction": pb.PREDICTION_TYPE_V_PREDICTION,
@@ -62,14 +63,14 @@ def policy_spec(
             max_committed_steps=config.max_committed_steps,
         ),
         sampler=pb.SamplerSpec(
-            name="MIP" if config.objective == "mip" else "DDIM",
-            prediction_type=_PREDICTION_TYPES[config.prediction_type],
+            name=sampler_name(config),
+            prediction_type=PREDICTION_TYPES[config.prediction_type],
             train_timesteps=config.train_timesteps,
             evaluations=evaluations,
             parity_max_abs_difference=parity,
         ),
         training=_training_facts(checkpoint),
-        expected_success=[seed_table_expectation(run["history"][-1]["train_noise_mse"])],
+        expected_success=_expected_from_loss(checkpoint),
         provenance=pb.Provenance(
             exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
             checkpoint_sha256=checkpoint_sha256,
@@ -81,6 +82,18 @@ def policy_spec(
             train_command=run["command"],
         ),
     )
+
+
+def sampler_name(config: PolicyConfig) -> str:
+    """``DDIM``, or ``MIP``."""
+    return "MIP" if config.objective == "mip" else "DDIM"
+
+
+def _expected_from_loss(checkpoint: Checkpoint) -> list[pb.ExpectedSuccess]:
+    """What the seed would have read off the loss; nothing where the loss is not that of denoising."""
+    if checkpoint.policy_config.objective == "mip" or checkpoint.run["config"]["teacher"]:
+        return []
+    return [seed_table_expectation(checkpoint.run["history"][-1]["train_noise_mse"])]
 
 
 def _state_entry(run: dict[str, Any], manifest: dict[str, Any]) -> pb.ObservationEntry:

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from onnxscript import optimizer
 from torch import nn
+
+WEIGHT_PREFIX = "policy."
+"""Of a policy's weights and buffers in a graph: the graph's module holds it as ``policy``."""
 
 
 def traced_graph(
@@ -35,13 +39,24 @@ def traced_graph(
             output_names=output_names,
             dynamic_shapes=tuple({0: batch, **(further_axes or {})} for _ in example),
             dynamo=True,
-            optimize=True,
+            optimize=False,
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        optimizer.optimize_ir(program.model, should_fold=_keeps_weights)
     model = program.model_proto
     _strip_metadata(model)
     return model
+
+
+def _keeps_weights(node: Any) -> bool | None:
+    """Whether the exporter may compute ``node`` beforehand: not where that would replace a weight by something made of
+    it. Weights keep their names and layout, so that a bundle can be trained on; the runtime does the same as it
+    loads.
+    """
+    inputs = (value for value in node.inputs if value is not None)
+    of_weights = any(value.is_initializer() and str(value.name).startswith(WEIGHT_PREFIX) for value in inputs)
+    return False if of_weights else None
 
 
 def _strip_metadata(model: Any) -> None:

@@ -43,7 +43,7 @@ def run_settings(facts: dict[str, Any]) -> RunSettings:
     """The settings of a run of chunkcast-train, from the facts in its checkpoints."""
     config = facts["config"]
     return RunSettings(
-        samples=facts["training_windows"],
+        samples=facts["epoch_windows"],
         batch_size=config["batch_size"],
         epochs=config["epochs"],
         patience=config["patience"],

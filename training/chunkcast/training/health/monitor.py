@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chunkcast.training.errors import TrainingError
-from chunkcast.training.export.bundle_writer import read_spec, write_serving_health
+from chunkcast.training.export.bundle_writer import read_spec, text_of_task, write_serving_health
 from chunkcast.training.health.rollouts import MONITOR_SEED, Rollouts
 from chunkcast.training.health.serving_reference import fit_reference, read_traces
 from chunkcast.training.health.serving_thresholds import JudgedEpisode, fit_thresholds
@@ -56,9 +56,10 @@ def calibrate_monitor(
         write_serving_health(copy, reference, pace)
         on_stage("playing the episodes that thresholds come from")
         played = second.play_bundle(copy, *at_pace, *EVERY_CHUNK)["each_episode"]
+    texts = text_of_task(spec)
     solved = [each for each in played if each["success"]]
     # In turn, so that both halves have every instruction.
-    even, odd = ([_judged(each) for each in solved if each["seed"] % 2 == parity] for parity in (0, 1))
+    even, odd = ([_judged(each, texts) for each in solved if each["seed"] % 2 == parity] for parity in (0, 1))
     health = pb.ServingHealth(
         thresholds=fit_thresholds(even, odd, alpha),
         false_alarm_rate=alpha,
@@ -88,5 +89,5 @@ def _require_unseen(spec: pb.PolicySpec, first: int, last: int) -> None:
         )
 
 
-def _judged(episode: dict[str, Any]) -> JudgedEpisode:
-    return JudgedEpisode(episode["task"], episode["health"]["highest"])
+def _judged(episode: dict[str, Any], texts: dict[str, str]) -> JudgedEpisode:
+    return JudgedEpisode(texts[episode["task"]], episode["health"]["highest"])

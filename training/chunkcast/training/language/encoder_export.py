@@ -44,7 +44,7 @@ class TextEncoderConfig:
 
 def main() -> None:
     """Console script."""
-    run_command(TextEncoderConfig, text_encoder_command)
+    run_command(TextEncoderConfig, text_encoder_command, extra="text-encoder")
 
 
 def text_encoder_command(config: TextEncoderConfig) -> None:
@@ -87,7 +87,7 @@ def export_text_encoder(out: Path) -> tuple[dict[str, Any], float]:
             "max_tokens": MAX_TOKENS,
             "license": LICENSE,
             "source": f"{PACKAGE} {version(PACKAGE)}",
-            "versions": {package: version(package) for package in ("torch", "transformers", "onnxruntime-gpu", "onnx")},
+            "versions": {package: version(package) for package in ("torch", "transformers", "onnx")},
             "files": {
                 name: {"sha256": hashlib.sha256((aside / name).read_bytes()).hexdigest()}
                 for name in (GRAPH_NAME, TOKENIZER_NAME)
@@ -100,9 +100,13 @@ def export_text_encoder(out: Path) -> tuple[dict[str, Any], float]:
                 f"the int8 encoder's embeddings have a cosine of {cosine:.4f} with torch's, expected at least "
                 f"{MIN_COSINE}; no encoder was written"
             )
-        if out.exists():
-            shutil.rmtree(out)
-        os.rename(aside, out)
+        if out.exists():  # steps aside, whole, until the new one is there
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+            os.rename(out, old / out.name)
+            os.rename(aside, out)
+            shutil.rmtree(old)
+        else:
+            os.rename(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return description, cosine

@@ -7,10 +7,10 @@ import numpy as np
 from chunkcast.training.language.instructions import Instructions
 from chunkcast.v1 import policy_pb2 as pb
 
+DEFAULT_SIMILARITY = 0.6
+"""Where no task has a paraphrase; about what MetaWorld's table gives."""
 SIMILARITY_QUANTILE = 0.01
-SIMILARITY_MARGIN = 0.1
-"""A sentence may be this much further from what is known than all but one in a hundred paraphrases are from each other:
-new words are new."""
+"""All but one in a hundred paraphrases are nearer to another of their task than a sentence must be."""
 
 
 def instruction_messages(instructions: Instructions) -> list[pb.Instruction]:
@@ -50,12 +50,13 @@ def least_similarity(instructions: Instructions) -> float:
     Each phrase in turn is taken for a new one: its cosine with the nearest other phrase of its own task.
     """
     nearest = []
-    for embeddings in instructions.embeddings.numpy():  # [P, E]
-        distinct = np.unique(embeddings, axis=0)
+    for phrases, embeddings in zip(instructions.phrases, instructions.embeddings.numpy(), strict=True):
+        # A task with fewer phrases than others says some of them twice.
+        distinct = embeddings[[phrases.index(phrase) for phrase in dict.fromkeys(phrases)]]
         cosines = distinct @ distinct.T
         np.fill_diagonal(cosines, -1.0)
         if len(distinct) > 1:
             nearest.extend(cosines.max(axis=1))
     if not nearest:
-        return 0.5
-    return round(float(np.quantile(nearest, SIMILARITY_QUANTILE)) - SIMILARITY_MARGIN, 3)
+        return DEFAULT_SIMILARITY
+    return round(float(np.quantile(nearest, SIMILARITY_QUANTILE)), 3)
