@@ -88,7 +88,7 @@ def _train(config: PoliciesConfig, run: Run) -> Path:
     minutes = config.minutes if run.minutes is None else run.minutes
     minutes *= config.minutes if 0 < minutes < 1 else 1
     # Kept before it is trained: an interrupted run is resumed with what it was begun with.
-    plan = folder.with_suffix(".plan.json")
+    plan = folder.with_name(f"{folder.name}.plan.json")
     if plan.is_file():
         flags = json.loads(plan.read_text())["flags"]
     elif minutes:

@@ -106,6 +106,13 @@ def test_what_is_no_fault_is_refused_in_one_line(text: str, message: str) -> Non
     assert "\n" not in str(refused.value)
 
 
+def test_words_that_the_policy_does_not_know_are_a_failure(shipped_server: PrivateServer) -> None:
+    robot = SimulatedRobot(shipped_server.address, "", PlaybackConfig(simulated_delay=0))
+    refused = robot.play(EpisodeJob(TASK, SEED, "juggle"))
+    assert (refused.success, refused.refused, refused.steps, refused.instruction) == (False, True, 0, "juggle")
+    assert robot.play(EpisodeJob(TASK, SEED, TASK)).success  # the robot goes on
+
+
 def test_a_trace_is_what_was_sent_and_answered(shipped_server: PrivateServer, tmp_path: Path) -> None:
     robot = SimulatedRobot(shipped_server.address, "", PlaybackConfig(simulated_delay=0))
     result = robot.play(EpisodeJob(TASK, SEED, TASK, trace=tmp_path / "trace.npz"))

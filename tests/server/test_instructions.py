@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 
 from chunkcast.client import ObservationError, PolicyClient
+from chunkcast.client.wire import encode_observation
 from chunkcast.language.text_encoder import TextEncoder
 from chunkcast.server.errors import BundleError, ObservationRejected
 from chunkcast.server.instructions import REMEMBERED, KnownInstructions, TextEncoders
+from chunkcast.server.session import Session
 from chunkcast.training.export.bundle_writer import write_bundle
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import contract_difference
 from tests.conftest import SHIPPED_ENCODER, ServeBundle
 from tests.handmade_bundle import STATE_KEY, STATE_SIZE, echo_graph, echo_spec
 
@@ -92,6 +96,40 @@ def test_only_so_many_sentences_are_remembered(known: KnownInstructions, monkeyp
     assert not known.is_new("10")
 
 
+def test_a_session_understands_anew_where_the_words_change(
+    known: KnownInstructions, spec: pb.PolicySpec, encoder: TextEncoder
+) -> None:
+    """A bundle that was loaded again, or another version."""
+    session = Session(spec, known)
+    session.accept(encode_observation(OBSERVATION, episode_id="e", instruction="could you open the drawer?"))
+    assert session.instruction == "open the drawer"
+    renamed = pb.PolicySpec()
+    renamed.CopyFrom(spec)
+    renamed.instructions[0].text = "pull at the drawer"
+    session.adopt_instructions(KnownInstructions(renamed, encoder))
+    later = encode_observation(OBSERVATION, episode_id="e", step=1)
+    asyncio.run(session.learn(later))
+    session.accept(later)
+    assert session.instruction == "pull at the drawer"
+    # Without the encoder the words mean nothing, and the observation is refused before anything changes.
+    session.adopt(spec, KnownInstructions(spec))
+    with pytest.raises(ObservationRejected, match="other words need its text encoder all-minilm-l6-v2"):
+        session.accept(encode_observation(OBSERVATION, episode_id="e", step=2))
+    assert session.instruction == "pull at the drawer"
+
+
+def test_a_version_that_understands_less_is_another_contract(spec: pb.PolicySpec) -> None:
+    less = pb.PolicySpec()
+    less.CopyFrom(spec)
+    assert contract_difference(spec, less) == ""
+    less.instructions[0].task = ""
+    assert contract_difference(spec, less) == "it does not know the instructions ['drawer-open-v3']"
+    assert contract_difference(less, spec) == ""
+    less.CopyFrom(spec)
+    less.ClearField("text_encoder")
+    assert contract_difference(spec, less) == "it takes no free text"
+
+
 def test_an_encoder_is_loaded_once_and_a_missing_one_is_no_failure(spec: pb.PolicySpec, tmp_path: Path) -> None:
     encoders = TextEncoders(SHIPPED_ENCODER.parent)
     first = encoders.of(spec, tmp_path)
@@ -150,6 +188,16 @@ def test_a_damaged_encoder_is_refused_by_name(
     graph.write_bytes(graph.read_bytes()[:-1])
     with pytest.raises(Exception, match=r"encoder\.onnx has SHA-256"):
         serve_bundle(with_encoder)
+
+
+@pytest.mark.parametrize("text", ["", " ", "x" * 513])
+def test_a_paraphrase_is_a_sentence(bundle: Path, serve_bundle: ServeBundle, text: str) -> None:
+    file = bundle / "policy.json"
+    spec = json.loads(file.read_text())
+    spec["instructions"][1]["paraphrases"].append(text)
+    file.write_text(json.dumps(spec))
+    with pytest.raises(Exception, match="an instruction is blank or longer than 512 characters"):
+        serve_bundle(bundle)
 
 
 def test_a_task_name_means_one_instruction(bundle: Path, serve_bundle: ServeBundle) -> None:

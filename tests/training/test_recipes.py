@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,17 @@ import torch
 
 from chunkcast.server.bundle import read_bundle
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
+from chunkcast.training.choices import DenoiserName
 from chunkcast.training.demonstrations import read_demonstrations
-from chunkcast.training.errors import CheckpointError, TrainingError
+from chunkcast.training.errors import CheckpointError, ExportError, TrainingError
+from chunkcast.training.export.bundle_writer import write_expectations
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.history import read_history
+from chunkcast.training.language.instructions import task_names
 from chunkcast.training.train_cli import main, train_command
 from chunkcast.training.train_config import PRESETS, TrainConfig
 from chunkcast.training.trainer import Trainer
+from chunkcast.training.warm_start import start_from
 from chunkcast.v1 import policy_pb2 as pb
 from tests.conftest import SHIPPED_ENCODER
 
@@ -62,17 +67,46 @@ def test_a_policy_that_is_told_in_sentences(small_config: TrainConfig, tmp_path:
     assert "push the drawer closed" not in spec.instructions[0].paraphrases  # held out
     assert spec.text_encoder.name == "all-minilm-l6-v2"
     assert len(spec.text_encoder.sha256) == 64
+    # Simulations and demonstrations know a task by its plain name.
+    measured = pb.ExpectedSuccess(source=pb.SUCCESS_SOURCE_MEASURED, task="drawer-close-v3", ratio=1, low=0.8, high=1)
+    write_expectations(tmp_path / "bundle", [measured])
+    assert read_bundle(tmp_path / "bundle").spec.expected_success[0].task == "close the drawer"
+    # An interrupted run goes on, wherever the encoder lies now.
+    elsewhere = tmp_path / "encoder"
+    shutil.copytree(SHIPPED_ENCODER, elsewhere)
+    train_command(replace(config, resume=True, text_encoder=elsewhere))
 
 
 def test_a_student_learns_what_its_teacher_samples(small_config: TrainConfig, small_run: Path, tmp_path: Path) -> None:
     student = replace(small_config, teacher=small_run, out=tmp_path / "student", epochs=2, learning_rate=1e-4)
     train_command(student)
     # It begins with its teacher's weights, and the teacher's chunks are near what it predicts at once.
-    assert read_history(student.out)[0].train_loss < read_history(small_run)[-1].train_loss
+    records = read_history(student.out)
+    assert records[0].train_loss < read_history(small_run)[-1].train_loss
+    assert set(records[0].validation_noise_mse_by_timestep) == {"90-99"}
+    exported = export_bundle(student.out / LAST_CHECKPOINT, tmp_path / "bundle", name="student")
+    assert exported.spec.sampler.evaluations == 1
+    assert not exported.spec.expected_success  # its loss is not that of denoising
+    with pytest.raises(ExportError, match="--steps 2: the run is a one-step student's"):
+        export_bundle(student.out / LAST_CHECKPOINT, tmp_path / "two", name="student", steps=2)
     with pytest.raises(CheckpointError, match="other shapes than the student's"):
         train_command(replace(student, out=tmp_path / "other", width=64))
     with pytest.raises(TrainingError, match="--teacher needs --objective diffusion"):
         replace(student, prediction_type="epsilon")
+
+
+@pytest.mark.parametrize("denoiser", ["unet", "transformer"])
+def test_every_weight_of_a_network_is_in_its_bundle(
+    small_config: TrainConfig, tmp_path: Path, denoiser: DenoiserName
+) -> None:
+    """By name and as it was: the exporter would fold some away."""
+    config = replace(small_config, denoiser=denoiser, width=64, epochs=1, windows_per_episode=4, out=tmp_path / "run")
+    train_command(config)
+    export_bundle(config.out / LAST_CHECKPOINT, tmp_path / "bundle", name="it", steps=1)
+    again = replace(config, start_from=tmp_path / "bundle", out=tmp_path / "again")
+    trainer = Trainer(again, read_demonstrations(config.data), torch.device("cpu"), bf16=False)
+    for name, value in read_checkpoint(config.out / LAST_CHECKPOINT).part("ema").items():
+        torch.testing.assert_close(trainer.policy.state_dict()[name], value, msg=name)
 
 
 def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: Path, tmp_path: Path) -> None:
@@ -87,6 +121,10 @@ def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: P
         train_command(replace(config, width=64))
     with pytest.raises(CheckpointError, match="it has no denoiser"):
         train_command(replace(config, denoiser="unet", blocks=1, start_from=tmp_path / "bundle"))
+    with pytest.raises(CheckpointError, match=r"was trained for .*'sample', 100.*, the new network is for .*'epsilon'"):
+        train_command(replace(config, prediction_type="epsilon"))
+    with pytest.raises(CheckpointError, match=r"is told its tasks by .*drawer-close-v3"):
+        start_from(trainer.policy, task_names(("other", "tasks")), tmp_path / "bundle", LAST_CHECKPOINT)
     graph = tmp_path / "bundle" / "policy.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
     with pytest.raises(CheckpointError, match=r"not the one that policy\.json names"):

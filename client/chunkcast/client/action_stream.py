@@ -85,8 +85,8 @@ class ActionStream:
             observation: see ``Observation``.
             episode_id: a new one begins a new episode.
             step: control tick, rising within the episode.
-            instruction: one of the policy's, or a sentence where it takes free text; may be left out after the episode's
-                first observation.
+            instruction: one of the policy's, or a sentence where it takes free text; may be left out after the
+                episode's first observation.
             noise_seed: makes the chunk reproducible.
             timeout: seconds, instead of the stream's.
 
