@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_BUNDLE = ROOT / "policies" / "metaworld-six"
+SHIPPED_MT50 = ROOT / "policies" / "metaworld-mt50"
 SHIPPED_ENCODER = ROOT / "policies" / "text-encoders" / "all-minilm-l6-v2"
 
 ServeBundle = Callable[..., PrivateServer]
