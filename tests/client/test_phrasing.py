@@ -58,7 +58,7 @@ def test_an_episode_takes_the_texts_in_turn(table: Path, spec: pb.PolicySpec, tm
         ("drawer-open-v3", "open the drawer"),
         ("door-lock-v3", "door-lock-v3"),
     ]
-    with pytest.raises(BadFlag, match="told does not know 'hammer-v3'; expected some of drawer-open-v3, door-lock-v3"):
+    with pytest.raises(BadFlag, match="told does not know 'hammer'; expected some of drawer-open-v3, door-lock-v3"):
         _jobs(SimConfig(bundle=tmp_path, tasks="hammer"), spec)
     with pytest.raises(BadFlag, match="has no paraphrases for drawer-open-v3"):
         _jobs(SimConfig(bundle=tmp_path, instructions=table, phrasing="paraphrases"), spec)

@@ -100,7 +100,7 @@ def test_every_weight_of_a_network_is_in_its_bundle(
     small_config: TrainConfig, tmp_path: Path, denoiser: DenoiserName
 ) -> None:
     """By name and as it was: the exporter would fold some away."""
-    config = replace(small_config, denoiser=denoiser, width=64, epochs=1, windows_per_episode=4, out=tmp_path / "run")
+    config = replace(small_config, denoiser=denoiser, width=64, epochs=2, out=tmp_path / "run")
     train_command(config)
     export_bundle(config.out / LAST_CHECKPOINT, tmp_path / "bundle", name="it", steps=1)
     again = replace(config, start_from=tmp_path / "bundle", out=tmp_path / "again")

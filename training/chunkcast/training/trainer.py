@@ -250,6 +250,7 @@ class Trainer:
             self.validation,
             self.config.execute_steps,
             first_timestep=self.config.process_timesteps - 1 if self.config.teacher else 0,
+            penalty=self.config.penalty,
         )
         tasks = self.instructions.tasks
         return {

@@ -31,11 +31,15 @@ class Source:
         weights: by the module's names, buffers among them.
         process: sampler, prediction type and timesteps that they were trained for.
         told: how tasks are told: the encoder's SHA-256, or the names behind the one-hot entries.
+        implied: buffers that may be missing from the weights, since the rest says what they are.
+        action_bounds: lower and upper, where these are implied.
     """
 
     weights: dict[str, torch.Tensor]
     process: tuple[Any, ...]
     told: tuple[str, ...]
+    implied: frozenset[str] = frozenset()
+    action_bounds: list[list[float]] | None = None
 
 
 def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path, last_checkpoint: Path) -> None:
@@ -52,10 +56,10 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
     found = _of_bundle(source) if (source / SPEC_NAME).is_file() else _of_run(weights_file(source, last_checkpoint))
     again = "train with the settings that it was trained with"
     own = policy.state_dict()
-    if missing := sorted(set(own) - set(found.weights)):
+    if missing := sorted(set(own) - set(found.weights) - found.implied):
         raise CheckpointError(f"{source} is of another network: it has no {missing[0]}; {again}")
     for name, value in own.items():
-        if found.weights[name].shape != value.shape:
+        if name in found.weights and found.weights[name].shape != value.shape:
             raise CheckpointError(
                 f"{source} is of another network: its {name} is {list(found.weights[name].shape)}, the new one's "
                 f"{list(value.shape)}; {again}"
@@ -65,7 +69,11 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
         raise CheckpointError(f"{source} was trained for {found.process}, the new network is for {process}; {again}")
     if found.told != told:
         raise CheckpointError(f"{source} is told its tasks by {found.told}, the new network by {told}; {again}")
-    policy.load_state_dict({name: found.weights[name] for name in own})
+    if found.action_bounds is not None and found.action_bounds != _bounds(policy):
+        raise CheckpointError(
+            f"{source} is of a robot with the action bounds {found.action_bounds}, the new one's are {_bounds(policy)}"
+        )
+    policy.load_state_dict({name: found.weights.get(name, value) for name, value in own.items()})
 
 
 def weights_file(source: Path, last_checkpoint: Path) -> Path:
@@ -73,6 +81,10 @@ def weights_file(source: Path, last_checkpoint: Path) -> Path:
     if (source / SPEC_NAME).is_file():
         return source / GRAPH_NAME
     return source if source.is_file() else source / last_checkpoint
+
+
+def _bounds(policy: DiffusionPolicy) -> list[list[float]]:
+    return [policy.action_low.tolist(), policy.action_high.tolist()]
 
 
 def _process(config: PolicyConfig) -> tuple[Any, ...]:
@@ -108,4 +120,8 @@ def _of_bundle(bundle: Path) -> Source:
     process = (sampler.name, names.get(sampler.prediction_type), sampler.train_timesteps)
     encoder = spec.text_encoder.sha256
     told = (encoder,) if encoder else tuple(instruction.text for instruction in spec.instructions)
-    return Source(weights, process, told)
+    # The exporter leaves out what computes nothing, such as a division by one, and computes with the bounds beforehand.
+    implied = {"action_low", "action_high"} | (set() if encoder else {"instruction_mean", "instruction_scale"})
+    elements = spec.action.elements
+    bounds = [[float(np.float32(getattr(each, bound))) for each in elements] for bound in ("low", "high")]
+    return Source(weights, process, told, frozenset(implied), bounds)
