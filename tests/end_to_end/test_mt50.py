@@ -32,7 +32,6 @@ def test_it_knows_every_task_and_none_of_the_words_held_out() -> None:
         told = table[each.task]
         assert (each.text, tuple(each.paraphrases)) == (told.instruction, told.paraphrases)
         assert not set(each.paraphrases) & set(told.held_out)
-    assert find_encoder(SHIPPED_MT50.parent, spec.text_encoder.sha256) is None
     assert find_encoder(SHIPPED_ENCODER.parent, spec.text_encoder.sha256) == SHIPPED_ENCODER
     assert all(file.size_bytes <= 30e6 for file in spec.files)
 

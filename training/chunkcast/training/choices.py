@@ -13,7 +13,4 @@ Objective = Literal["diffusion", "mip"]
 
 PresetName = Literal["default", "tinyvla-73m"]
 
-Penalty = Literal["squared", "huber"]
-"""Of a prediction's error: its square, or Huber's, which grows linearly beyond a tenth of the action's half range."""
-
 DenoiserName = Literal["mlp", "unet", "transformer"]

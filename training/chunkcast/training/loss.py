@@ -10,14 +10,12 @@ from typing import Any
 
 import torch
 
-from chunkcast.training.choices import Penalty, PredictionType
+from chunkcast.training.choices import PredictionType
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.windows import Batch
 
 MIN_SNR_WEIGHT = 1.0
 MAX_SNR_WEIGHT = 5.0
-
-HUBER_DELTA = 0.1
 
 CONTINUATION_DECAY = 0.6
 """A share of 0.6^4 = 0.13 is left after four rows, a chunk's executed part. Slower decays were not smoother, and failed
@@ -29,7 +27,7 @@ class DenoisingLoss:
     """Per-window losses, each averaged over the chunk's unmasked actions.
 
     Attributes:
-        objective: float32 ``[B]``, the penalised error of what the network predicts (x_0, eps or v): what is minimised.
+        objective: float32 ``[B]``, the squared error of what the network predicts (x_0, eps or v): what is minimised.
         noise_mse: float32 ``[B]``, the squared error of the noise, whatever is predicted: what runs are compared by.
     """
 
@@ -48,7 +46,6 @@ def denoising_loss(
     timestep: torch.Tensor,
     noise: torch.Tensor,
     prefix_length: torch.Tensor,
-    penalty: Penalty = "squared",
 ) -> DenoisingLoss:
     """The loss of ``batch`` at ``timestep`` (int64 ``[B]``) with ``noise`` (float32 ``[B, H, A]``).
 
@@ -73,16 +70,8 @@ def denoising_loss(
         case "v_prediction":
             # eps_hat - eps = sqrt(abar) (v_hat - v)
             target, noise_share = noise_scheduler.get_velocity(clean, noise, timestep), abar
-    foreseeable = batch.foreseeable(prefix_length)
-    squared = masked_mean((prediction - target) ** 2, foreseeable)
-    objective = squared if penalty == "squared" else masked_mean(huber(prediction - target), foreseeable)
-    return DenoisingLoss(objective, squared.detach() * noise_share)
-
-
-def huber(error: torch.Tensor) -> torch.Tensor:
-    """``error ** 2`` up to ``HUBER_DELTA`` and linear beyond, without a bend."""
-    magnitude = error.abs()
-    return torch.where(magnitude < HUBER_DELTA, error**2, HUBER_DELTA * (2.0 * magnitude - HUBER_DELTA))
+    objective = masked_mean((prediction - target) ** 2, batch.foreseeable(prefix_length))
+    return DenoisingLoss(objective, objective.detach() * noise_share)
 
 
 def continued_chunk(clean: torch.Tensor, executed: torch.Tensor, prefix_length: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from chunkcast.training.choices import DenoiserName, Objective, Penalty, PredictionType, PresetName
+from chunkcast.training.choices import DenoiserName, Objective, PredictionType, PresetName
 from chunkcast.training.errors import TrainingError
 
 MIP_TIMESTEPS = 2
@@ -58,9 +58,6 @@ class TrainConfig:
     noise_only_fraction: float = 0.5
     """Share of the training windows at the last timestep, where nothing of the chunk is left and the first evaluation
     starts; the others are drawn from all timesteps alike. A policy that is sampled in few evaluations needs it most."""
-    penalty: Penalty = "squared"
-    """Of an error of what is predicted: squared, or huber, which lets large errors that nobody can foresee weigh less
-    beside small ones that decide where the arm comes to rest."""
     train_timesteps: int = 100
     """Timesteps of the diffusion process."""
     horizon: int = 16

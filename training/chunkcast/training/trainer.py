@@ -39,12 +39,7 @@ from chunkcast.training.health.judge import course_findings
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
 from chunkcast.training.health.rules import FATAL_CODES
 from chunkcast.training.history import EpochRecord
-from chunkcast.training.language.instruction_table import (
-    METAWORLD_INSTRUCTIONS,
-    encoded_instructions,
-    read_instruction_table,
-)
-from chunkcast.training.language.instructions import Instructions, task_names
+from chunkcast.training.language.instruction_table import told_instructions
 from chunkcast.training.objective import Objective
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
@@ -77,7 +72,7 @@ class Trainer:
         self.config, self.device, self.bf16 = config, device, bf16
         train_episodes, validation_episodes = split_by_episode(demonstrations, config.validation_fraction, config.seed)
 
-        self.instructions = _instructions(config, demonstrations.tasks)
+        self.instructions = told_instructions(demonstrations.tasks, config.text_encoder, config.instructions)
 
         def windows(episodes: Any, limit: int | None = None) -> Windows:
             return Windows(
@@ -250,7 +245,6 @@ class Trainer:
             self.validation,
             self.config.execute_steps,
             first_timestep=self.config.process_timesteps - 1 if self.config.teacher else 0,
-            penalty=self.config.penalty,
         )
         tasks = self.instructions.tasks
         return {
@@ -335,14 +329,6 @@ class Trainer:
             yield
         finally:
             self.ema.restore(self.policy.parameters())
-
-
-def _instructions(config: TrainConfig, tasks: tuple[str, ...]) -> Instructions:
-    """How the policy is told its task: by instructions where there is a text encoder, else by plain names."""
-    if config.text_encoder is None:
-        return task_names(tasks)
-    table = read_instruction_table(config.instructions or METAWORLD_INSTRUCTIONS)
-    return encoded_instructions(tasks, table, config.text_encoder)
 
 
 def _weights_sha256(source: Path | None) -> str | None:

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from chunkcast.training.choices import Penalty
 from chunkcast.training.loss import denoising_loss
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.sampling import sample_chunk
@@ -63,7 +62,6 @@ def window_errors(
     windows: Windows,
     execute_steps: int,
     first_timestep: int = 0,
-    penalty: Penalty = "squared",
 ) -> WindowErrors:
     """Measure ``policy`` on every window; fp32, fixed noise, and nothing committed, so that runs with and without
     real-time chunking compare.
@@ -75,7 +73,6 @@ def window_errors(
         windows: of held-out episodes.
         execute_steps: the first actions of a chunk, those that a robot executes.
         first_timestep: the losses are measured from there on; a one-step student knows only the last.
-        penalty: of the objective's errors.
     """
     policy.eval()
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
@@ -91,9 +88,7 @@ def window_errors(
         offset = torch.randint(measured, (1,), generator=generator)
         timestep = first_timestep + (torch.randperm(size, generator=generator) + offset) % measured
         noise = torch.randn(batch.actions.shape, generator=generator)
-        loss = denoising_loss(
-            policy, noise_scheduler, batch, timestep.to(device), noise.to(device), nothing_committed, penalty
-        )
+        loss = denoising_loss(policy, noise_scheduler, batch, timestep.to(device), noise.to(device), nothing_committed)
         objective.append(loss.objective.cpu())
         noise_mse.append(loss.noise_mse.cpu())
         timesteps.append(timestep)

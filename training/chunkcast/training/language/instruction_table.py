@@ -22,7 +22,7 @@ import torch
 
 from chunkcast.language.text_encoder import TextEncoder, TextEncoderError
 from chunkcast.training.errors import TrainingError
-from chunkcast.training.language.instructions import EncoderIdentity, Instructions
+from chunkcast.training.language.instructions import EncoderIdentity, Instructions, task_names
 
 METAWORLD_INSTRUCTIONS = Path(__file__).with_name("metaworld_instructions.toml")
 
@@ -75,6 +75,20 @@ def _task_instructions(file: Path, task: str, entry: Any) -> TaskInstructions:
     if not isinstance(instruction, str) or not instruction.strip():
         raise TrainingError(f'{file}: {task} has no instruction; expected instruction = "..."')
     return TaskInstructions(instruction, texts("paraphrases"), texts("held_out"))
+
+
+def told_instructions(tasks: Sequence[str], encoder_folder: Path | None, table_file: Path | None) -> Instructions:
+    """How ``tasks`` are told: by plain names where there is no encoder, else by a table's sentences.
+
+    Args:
+        table_file: by default MetaWorld's.
+
+    Raises:
+        TrainingError: a task is not in the table, or table or encoder cannot be used.
+    """
+    if encoder_folder is None:
+        return task_names(tasks)
+    return encoded_instructions(tasks, read_instruction_table(table_file or METAWORLD_INSTRUCTIONS), encoder_folder)
 
 
 def encoded_instructions(
