@@ -22,10 +22,7 @@ def graph_latency_ms(graph: Path) -> dict[str, float]:
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     medians = {}
     for batch in BATCHES:
-        feeds = {
-            each.name: np.zeros([batch, *(size for size in each.shape[1:])], TYPES[each.type])
-            for each in session.get_inputs()
-        }
+        feeds = {each.name: np.zeros([batch, *each.shape[1:]], TYPES[each.type]) for each in session.get_inputs()}
         seconds = []
         for _ in range(RUNS):
             started = time.perf_counter()

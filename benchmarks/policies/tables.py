@@ -91,7 +91,7 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("no averaged weights", "--ema-decay 0"),
         Run("timesteps alike", "--noise-only-fraction 0"),
         Run("committed actions in three windows of four", "--committed-fraction 0.75"),
-        Run("one window an episode and epoch", "--windows-per-episode 1", minutes=None),
+        Run("one window an episode and epoch", "--windows-per-episode 1"),
         Run("two observations", "--observation-steps 2"),
     ),
     "chunks": (

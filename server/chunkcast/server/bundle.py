@@ -15,6 +15,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from chunkcast.language.text_encoder import MAX_TEXT_LENGTH as MAX_PHRASE_LENGTH
 from chunkcast.server.errors import BundleError
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES
@@ -38,7 +39,6 @@ MAX_TEXT_LENGTH = 2000
 """Of a finding's evidence or advice, in characters."""
 MAX_PHRASES = 4096
 """Instructions and paraphrases that a server embeds as it loads a policy; each takes some milliseconds."""
-MAX_PHRASE_LENGTH = 512
 MAX_HEALTH_ENTRIES = 256
 """Findings, and bands of timesteps: each becomes a time series."""
 INSTRUCTION_INPUT = "instruction"

