@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.policies.latency import graph_latency_ms
-from benchmarks.policies.tables import DEMONSTRATIONS, SUITES, TABLES, TOLD, Play, Run
+from benchmarks.policies.tables import DEMONSTRATIONS, SEED_REPORTED, SUITES, TABLES, TOLD, Play, Run
 from chunkcast.training.files import write_json
 from chunkcast.training.health.rollouts import Rollouts
 
 TRIAL_WINDOWS = 4
 """Of each episode: how long they take tells how many there is time for."""
+TRIAL_SECONDS = 4.0
+"""A trial's epoch that is shorter is repeated with more windows."""
 PARTIAL_EPOCHS = 8
 """Where there is no time for as many whole ones."""
 COLLECT_SEED = 0
@@ -52,6 +54,11 @@ class PoliciesConfig:
     work: Path = Path("runs/policies")
     """Folder of the runs."""
 
+    @property
+    def plot(self) -> Path:
+        """Where success against evaluations is drawn."""
+        return Path(f"docs/success-by-evaluations-{self.suite}.svg")
+
 
 def main(config: PoliciesConfig) -> None:
     """Fill the table and print it."""
@@ -68,6 +75,12 @@ def main(config: PoliciesConfig) -> None:
             kept["rows"].append(_play(config, run, play, folder))
             write_json(file, kept)
     print_rows(kept["rows"], config)
+    if config.table == "few-step" and kept["rows"]:
+        from benchmarks.policies.plot import plot_evaluations
+
+        plot_evaluations(
+            kept["rows"], f"MetaWorld {config.suite}: success by evaluations, and its 95 % interval", config.plot
+        )
 
 
 def _row(kept: dict[str, Any], config: PoliciesConfig, run: Run, play: Play) -> dict[str, Any] | None:
@@ -114,21 +127,29 @@ def _budget(flags: str, data: Path, seconds: float) -> str:
     manifest = json.loads((data / "manifest.json").read_text())
     episodes = sum(facts["episodes"] for facts in manifest["tasks"].values())
     frames = sum(facts["frames"] for facts in manifest["tasks"].values())
-    with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
-        trial = f"{flags} --epochs 2 --windows-per-episode {TRIAL_WINDOWS} --out {folder}/trial"
-        _command("chunkcast.training.train_cli", trial)
-        lines = (Path(folder) / "trial" / "history.jsonl").read_text().splitlines()
-        record = json.loads(lines[-1])
-    trained = TRIAL_WINDOWS * episodes
-    validating = record["seconds"] - trained / record["samples_per_second"]
+    windows, record = TRIAL_WINDOWS, _trial(flags, TRIAL_WINDOWS)
+    # A small network is through these before it has come up to speed.
+    while record["seconds"] < TRIAL_SECONDS and 8 * windows < frames / episodes:
+        windows *= 8
+        record = _trial(flags, windows)
+    validating = record["seconds"] - windows * episodes / record["samples_per_second"]
     if "--windows-per-episode" in flags:
-        each = record["seconds"] * int(flags.split("--windows-per-episode ")[1].split(maxsplit=1)[0]) / TRIAL_WINDOWS
+        each = record["seconds"] * int(flags.split("--windows-per-episode ")[1].split(maxsplit=1)[0]) / windows
         return f"--epochs {max(1, round(seconds / each))}"
     epoch = frames / record["samples_per_second"] + validating
     if seconds >= PARTIAL_EPOCHS * epoch:
         return f"--epochs {round(seconds / epoch)}"
-    windows = (seconds / PARTIAL_EPOCHS - validating) * record["samples_per_second"] / episodes
-    return f"--epochs {PARTIAL_EPOCHS} --windows-per-episode {max(1, round(windows))}"
+    drawn = (seconds / PARTIAL_EPOCHS - validating) * record["samples_per_second"] / episodes
+    return f"--epochs {PARTIAL_EPOCHS} --windows-per-episode {max(1, round(drawn))}"
+
+
+def _trial(flags: str, windows: int) -> dict[str, Any]:
+    """What the second of two short epochs, of ``windows`` an episode, says in its record."""
+    with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
+        trial = f"{flags} --epochs 2 --windows-per-episode {windows} --out {folder}/trial"
+        _command("chunkcast.training.train_cli", trial)
+        record: dict[str, Any] = json.loads((Path(folder) / "trial" / "history.jsonl").read_text().splitlines()[-1])
+    return record
 
 
 def _play(config: PoliciesConfig, run: Run, play: Play, folder: Path) -> dict[str, Any]:
@@ -190,11 +211,16 @@ def print_rows(rows: list[dict[str, Any]], config: PoliciesConfig) -> None:
     """A table for people."""
     table = Table(title=f"{config.table}, {config.suite}: success through the server", title_justify="left")
     table.add_column("run")
-    for heading in ("M parameters", "train s", "evaluations", "actions", "ms at 1", "ms at 32", "success", "95 %", "n"):
+    headings = ["M parameters", "train s", "evaluations", "actions", "ms at 1", "ms at 32", "success", "95 %", "n"]
+    if config.table == "seed":
+        headings += ["epochs", "noise MSE, first", "last"]
+    for heading in headings:
         table.add_column(heading, justify="right")
+    if config.table == "seed":
+        table.add_row(*SEED_REPORTED)
     for row in rows:
         low, high = row["ci95"]
-        table.add_row(
+        cells = [
             row["run"],
             f"{row['parameters'] / 1e6:.1f}",
             f"{row['train_seconds']:.0f}",
@@ -205,7 +231,11 @@ def print_rows(rows: list[dict[str, Any]], config: PoliciesConfig) -> None:
             f"{row['success_rate']:.1%}",
             f"{low:.1%} - {high:.1%}",
             str(row["episodes"]),
-        )
+        ]
+        if config.table == "seed":
+            cells += [str(row["epochs"])]
+            cells += [f"{row[key]:.3g}" for key in ("first_train_noise_mse", "last_train_noise_mse")]
+        table.add_row(*cells)
     Console(width=140).print(table)
 
 

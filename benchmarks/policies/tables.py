@@ -14,6 +14,11 @@ TOLD = {"six": "", "mt50": "--text-encoder policies/text-encoders/all-minilm-l6-
 """What chunkcast-train is told of a suite: the six tasks by name, the fifty by sentences."""
 
 
+SEED_REPORTED = ("the seed's report", "73", "522", "", "", "", "", "0", "", "7", "10", "22.5", "0.16-0.43")
+"""What the seed's authors printed, and what its arm then did, in the columns of the table: run, million parameters,
+seconds of training, evaluations, actions, latencies, successes, interval, episodes, epochs, first and last loss."""
+
+
 @dataclass(frozen=True)
 class Play:
     """How a trained policy is sampled and played.

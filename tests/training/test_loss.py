@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -98,6 +99,50 @@ def test_masked_actions_do_not_count() -> None:
     )
     windows.actions[0, 1] = 0.123
     assert denoising_loss(made, scheduler, windows, timestep, noise, nothing_committed()).objective[0] != before[0]
+
+
+def test_later_actions_weigh_less_from_the_first_that_is_not_given() -> None:
+    made, scheduler = policy("sample"), training_noise_scheduler(policy("sample").config)
+    torch.nn.init.zeros_(chunk_out(made).weight)
+    windows = batch()
+    executed = windows.actions.clone()
+    windows = replace(windows, executed=executed)  # what is committed is what the expert did: continued as it is
+    timestep, noise = torch.full((6,), 50), torch.randn(6, 4, 2)
+    prefix_length = torch.tensor([0, 0, 1, 2, 3, 0])
+    loss = denoising_loss(made, scheduler, windows, timestep, noise, prefix_length, discount=0.5)
+    squared = (made.normalize_actions(windows.actions) ** 2).mean(-1)
+    rows = [
+        (1, 0.5, 0, 0),
+        (1, 0.5, 0.25, 0.125),
+        (0, 1, 0.5, 0.25),
+        (0, 0, 1, 0.5),
+        (0, 0, 0, 1),
+        (1, 0.5, 0.25, 0.125),
+    ]
+    weights = torch.tensor(rows)
+    torch.testing.assert_close(loss.objective, (squared * weights).sum(-1) / weights.sum(-1))
+    # What runs are compared by does not depend on it.
+    alike = denoising_loss(made, scheduler, windows, timestep, noise, prefix_length)
+    torch.testing.assert_close(loss.noise_mse, alike.noise_mse)
+
+
+def test_the_encoder_sees_waves_of_the_state() -> None:
+    """Twice as fast with each frequency, and of the clamped state: a glitch still drives the network nowhere."""
+    config = replace(policy("sample").config, state_frequencies=3)
+    made = DiffusionPolicy(
+        config,
+        torch.tensor([1.0, 0, 0]),
+        torch.tensor([0.5, 1, 1]),
+        torch.zeros(2),
+        torch.ones(()),
+        *(torch.zeros(2),) * 2,
+    )
+    seen: list[torch.Tensor] = []
+    made.encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    made.encode(torch.tensor([[[1.25, -1.0, 99.0]]]), torch.tensor([[0.0, 1.0]]))
+    normalized = torch.tensor([0.5, -1.0, 5.0])
+    waves = [wave for rate in (1, 2, 4) for wave in ((rate * normalized).sin(), (rate * normalized).cos())]
+    torch.testing.assert_close(seen[0], torch.cat([normalized, *waves, torch.tensor([0.0, 1.0])])[None])
 
 
 def test_committed_actions_are_given_and_do_not_count() -> None:

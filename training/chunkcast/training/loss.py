@@ -46,11 +46,15 @@ def denoising_loss(
     timestep: torch.Tensor,
     noise: torch.Tensor,
     prefix_length: torch.Tensor,
+    discount: float = 1.0,
 ) -> DenoisingLoss:
     """The loss of ``batch`` at ``timestep`` (int64 ``[B]``) with ``noise`` (float32 ``[B, H, A]``).
 
     The first ``prefix_length`` (int64 ``[B]``) rows of each chunk are given, as they were executed, and left out of the
     loss: the network learns to continue what the robot is committed to (see ``continued_chunk``).
+
+    ``discount`` weighs the objective's rows, by that much less a row from the first that is not given: a robot plans
+    again long before the last.
 
     For a clean-action prediction, eps_hat = (x_t - sqrt(abar_t) x0_hat) / sqrt(1 - abar_t). At the first timesteps
     that divides by nearly zero, so compare such losses by timestep.
@@ -70,8 +74,11 @@ def denoising_loss(
         case "v_prediction":
             # eps_hat - eps = sqrt(abar) (v_hat - v)
             target, noise_share = noise_scheduler.get_velocity(clean, noise, timestep), abar
-    objective = masked_mean((prediction - target) ** 2, batch.foreseeable(prefix_length))
-    return DenoisingLoss(objective, objective.detach() * noise_share)
+    squared_error, mask = (prediction - target) ** 2, batch.foreseeable(prefix_length)
+    rows = torch.arange(mask.shape[1], device=mask.device)[None]  # [1, H]
+    discounts = discount ** (rows - prefix_length[:, None]).clamp_min(0)  # [B, H]
+    objective = masked_mean(squared_error, mask * discounts)
+    return DenoisingLoss(objective, masked_mean(squared_error.detach(), mask) * noise_share)
 
 
 def continued_chunk(clean: torch.Tensor, executed: torch.Tensor, prefix_length: torch.Tensor) -> torch.Tensor:

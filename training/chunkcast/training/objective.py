@@ -75,7 +75,15 @@ class Objective:
                 loss = student_loss(self._policy, batch, target, noise, prefix_length)
                 return loss.objective.mean(), loss
             timestep_there = timestep.to(self._device)
-            loss = denoising_loss(self._policy, self._noise_scheduler, batch, timestep_there, noise, prefix_length)
+            loss = denoising_loss(
+                self._policy,
+                self._noise_scheduler,
+                batch,
+                timestep_there,
+                noise,
+                prefix_length,
+                self._config.chunk_discount,
+            )
         minimized = (loss.objective * self._weights[timestep].to(self._device)).mean()
         return minimized, loss.of(alike.to(self._device)) if alike.any() else loss
 

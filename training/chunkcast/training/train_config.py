@@ -29,7 +29,7 @@ class TrainConfig:
     be too long to wait for."""
     batch_size: int = 512
     """Windows per optimiser step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """AdamW's peak learning rate."""
     adam_beta2: float = 0.999
     """AdamW's decay of the squared gradients' average."""
@@ -55,9 +55,12 @@ class TrainConfig:
     start_from: Path | None = None
     """A bundle or a run whose weights and normalisation the network begins with, of the same shapes: to train a policy
     on, on these demonstrations."""
-    noise_only_fraction: float = 0.5
+    noise_only_fraction: float = 0.9
     """Share of the training windows at the last timestep, where nothing of the chunk is left and the first evaluation
     starts; the others are drawn from all timesteps alike. A policy that is sampled in few evaluations needs it most."""
+    chunk_discount: float = 0.85
+    """Weight of an action's error relative to the one before it in its chunk: the robot plans again long before the
+    last. 1 weighs all alike."""
     train_timesteps: int = 100
     """Timesteps of the diffusion process."""
     horizon: int = 16
@@ -79,6 +82,9 @@ class TrainConfig:
     to continue smoothly; 0 trains without real-time chunking."""
     committed_fraction: float = 0.25
     """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
+    state_frequencies: int = 4
+    """Sines and cosines of each entry of the state that the network sees beside it: what tells a millimetre from the
+    next; 0 for none."""
     denoiser: DenoiserName = "mlp"
     """The network: a residual MLP over the flattened chunk, a U-Net over time (ConditionalUnet1D), or a transformer
     with a token an action (DiT)."""
@@ -122,8 +128,7 @@ class TrainConfig:
             "blocks",
             "validation_windows",
         ):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+            self._require(name, getattr(self, name) >= 1, "be at least 1")
         if not 1 <= self.execute_steps <= self.horizon:
             raise TrainingError(f"--execute-steps must lie in [1, --horizon {self.horizon}], got {self.execute_steps}")
         if not 0 <= self.max_committed_steps < self.horizon:
@@ -131,20 +136,22 @@ class TrainConfig:
                 f"--max-committed-steps must lie in [0, --horizon {self.horizon}), got {self.max_committed_steps}"
             )
         for name in ("committed_fraction", "noise_only_fraction"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise TrainingError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
+            self._require(name, 0.0 <= getattr(self, name) <= 1.0, "lie in [0, 1]")
         if self.width < 8 or self.width % 4:
             raise TrainingError(f"--width must be a multiple of 4 and at least 8, got {self.width}")
-        if not 0.0 < self.validation_fraction < 1.0:
-            raise TrainingError(f"--validation-fraction must lie in (0, 1), got {self.validation_fraction}")
+        self._require("validation_fraction", 0.0 < self.validation_fraction < 1.0, "lie in (0, 1)")
         for name in ("ema_decay", "adam_beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise TrainingError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
-        if self.windows_per_episode < 0:
-            raise TrainingError(f"--windows-per-episode must not be negative, got {self.windows_per_episode}")
+            self._require(name, 0.0 <= getattr(self, name) < 1.0, "lie in [0, 1)")
+        for name in ("windows_per_episode", "state_frequencies"):
+            self._require(name, getattr(self, name) >= 0, "not be negative")
+        self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")
         self._check_objective_and_instructions()
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise TrainingError(f"--{name.replace('_', '-')} must {rule}, got {getattr(self, name)}")
 
     def _check_objective_and_instructions(self) -> None:
         if self.teacher is not None and self.start_from is not None:
@@ -153,8 +160,7 @@ class TrainConfig:
             raise TrainingError("--teacher needs --objective diffusion and --prediction-type sample: one evaluation")
         if self.objective == "mip" and self.prediction_type != "sample":
             raise TrainingError("--objective mip predicts the clean chunk; leave out --prediction-type")
-        if self.instruction_noise < 0.0:
-            raise TrainingError(f"--instruction-noise must not be negative, got {self.instruction_noise}")
+        self._require("instruction_noise", self.instruction_noise >= 0.0, "not be negative")
         if self.instructions is not None and self.text_encoder is None:
             raise TrainingError("--instructions needs --text-encoder, which turns them into embeddings")
 
@@ -172,6 +178,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prediction_type": "epsilon",
         "loss_weighting": "uniform",
         "noise_only_fraction": 0.0,
+        "chunk_discount": 1.0,
+        "state_frequencies": 0,
         "max_committed_steps": 0,
         "epochs": 10,
         "windows_per_episode": 1,

@@ -101,6 +101,7 @@ class Trainer:
             prediction_type=config.prediction_type,
             train_timesteps=config.process_timesteps,
             max_committed_steps=config.max_committed_steps,
+            state_frequencies=config.state_frequencies,
         )
         torch.manual_seed(config.seed)
         rows = np.isin(demonstrations.episode_index, train_episodes)

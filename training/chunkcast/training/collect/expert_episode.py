@@ -19,7 +19,7 @@ import numpy as np
 from chunkcast.training.demonstrations import Episode
 from chunkcast.training.metaworld_tasks import MAX_EPISODE_STEPS, make_environment, make_expert
 
-STEPS_AFTER_SUCCESS = 10
+STEPS_AFTER_SUCCESS = 25
 """An episode goes on a little after success, so that the policy also learns to stay there."""
 
 
