@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from benchmarks.policies.latency import graph_latency_ms
 from benchmarks.policies.tables import DEMONSTRATIONS, SEED_REPORTED, SUITES, TABLES, TOLD, Play, Run
 from chunkcast.training.files import write_json
 from chunkcast.training.health.rollouts import Rollouts
+from chunkcast.training.presets import config_of
 
 TRIAL_WINDOWS = 4
 """Of each episode: how long they take tells how many there is time for."""
@@ -38,7 +40,9 @@ class PoliciesConfig:
     """Success of policies that differ in one thing, trained for the same time."""
 
     table: tyro.conf.Positional[Literal["few-step", "denoisers", "seed", "recipe", "chunks"]]
-    """Which comparison."""
+    """Which comparison: few-step (what the network predicts against evaluations), denoisers (networks), seed (the
+    recipe that this project began with, beside ours), recipe (what each part of ours is worth), or chunks (horizon and
+    executed actions)."""
     suite: Literal["six", "mt50"] = "six"
     """The six tasks of the seed, or all fifty."""
     minutes: float = 8.7
@@ -60,52 +64,93 @@ class PoliciesConfig:
         return Path(f"docs/success-by-evaluations-{self.suite}.svg")
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """A run and all that decides what becomes of it.
+
+    Attributes:
+        run: as the table names it.
+        data: its demonstrations, collected.
+        flags: of chunkcast-train, but for the folder of the run and how long it trains.
+        minutes: of training; 0 for as long as the flags say.
+        identity: flags, defaults and demonstrations, as a hash: what was measured with others is another row.
+    """
+
+    run: Run
+    data: Path
+    flags: str
+    minutes: float
+    identity: str
+
+
 def main(config: PoliciesConfig) -> None:
     """Fill the table and print it."""
     file = config.json or Path(f"docs/results/policies-{config.table}-{config.suite}.json")
     kept: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"rows": []}
-    for run in TABLES[config.table]:
-        if config.suite not in run.suites or (config.only and run.name not in config.only):
+    runs = {run.name: run for run in TABLES[config.table] if config.suite in run.suites}
+    for run in runs.values():
+        if config.only and run.name not in config.only:
             continue
-        missing = [play for play in run.plays if not _row(kept, config, run, play)]
+        experiment = _experiment(config, run, runs)
+        missing = [play for play in run.plays if not _is_kept(kept, config, experiment, play)]
         if not missing:
             continue
-        folder = _train(config, run)
+        folder = _train(config, experiment)
         for play in missing:
-            kept["rows"].append(_play(config, run, play, folder))
+            kept["rows"].append(_play(config, experiment, play, folder))
             write_json(file, kept)
     print_rows(kept["rows"], config)
     if config.table == "few-step" and kept["rows"]:
         from benchmarks.policies.plot import plot_evaluations
 
-        plot_evaluations(
-            kept["rows"], f"MetaWorld {config.suite}: success by evaluations, and its 95 % interval", config.plot
-        )
+        title = f"MetaWorld {config.suite}: success by evaluations, and its 95 % interval"
+        plot_evaluations(kept["rows"], title, config.plot)
 
 
-def _row(kept: dict[str, Any], config: PoliciesConfig, run: Run, play: Play) -> dict[str, Any] | None:
-    keys = ("run", "evaluations", "asked_execute_steps", "minutes", "first_seed", "episodes_a_task", "run_flags")
-    wanted = (run.name, play.evaluations, play.execute_steps, config.minutes, config.seed, config.episodes, run.flags)
-    return next((row for row in kept["rows"] if tuple(row[key] for key in keys) == wanted), None)
-
-
-def _train(config: PoliciesConfig, run: Run) -> Path:
-    """The folder of ``run``, trained if it is not."""
+def _experiment(config: PoliciesConfig, run: Run, runs: dict[str, Run]) -> Experiment:
     data = _collect(config.suite, run.collect)
-    folder = config.work / config.suite / f"{run.name.replace(' ', '-').replace(chr(39), '')}-{config.minutes:g}-min"
+    flags = f"--data {data} {TOLD[config.suite]} {run.flags} --patience 0 --keep-epochs"
+    minutes = run.minutes * config.minutes
+    facts = {
+        "settings": asdict(config_of([*shlex.split(flags), "--out", "run"])),
+        "data": json.loads((data / "manifest.json").read_text())["sha256"],
+        "minutes": minutes,
+    }
+    if run.student_of:
+        teacher = _experiment(config, runs[run.student_of], runs)
+        flags = f"--teacher {_folder(config, teacher)} {flags}"
+        facts["teacher"] = teacher.identity
+    identity = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:12]
+    return Experiment(run, data, flags, minutes, identity)
+
+
+def _folder(config: PoliciesConfig, experiment: Experiment) -> Path:
+    return (
+        config.work
+        / config.suite
+        / f"{experiment.run.name.replace(' ', '-').replace(chr(39), '')}-{experiment.identity}"
+    )
+
+
+def _is_kept(kept: dict[str, Any], config: PoliciesConfig, experiment: Experiment, play: Play) -> bool:
+    keys = ("run", "identity", "evaluations", "asked_execute_steps", "first_seed", "episodes_a_task")
+    name, identity = experiment.run.name, experiment.identity
+    wanted = (name, identity, play.evaluations, play.execute_steps, config.seed, config.episodes)
+    return any(tuple(row[key] for key in keys) == wanted for row in kept["rows"])
+
+
+def _train(config: PoliciesConfig, experiment: Experiment) -> Path:
+    """The folder of the run, trained if it is not."""
+    folder = _folder(config, experiment)
     if (folder / "done.json").is_file():
         return folder
-    flags = f"--data {data} {TOLD[config.suite]} {run.flags} --patience 0 --keep-epochs"
-    if run.student_of:
-        flags = f"--teacher {config.work / config.suite / run.student_of}-{config.minutes:g}-min {flags}"
-    minutes = config.minutes if run.minutes is None else run.minutes
-    minutes *= config.minutes if 0 < minutes < 1 else 1
+    flags = experiment.flags
     # Kept before it is trained: an interrupted run is resumed with what it was begun with.
     plan = folder.with_name(f"{folder.name}.plan.json")
     if plan.is_file():
         flags = json.loads(plan.read_text())["flags"]
-    elif minutes:
-        flags = f"{flags} {_budget(flags, data, minutes * 60)}"
+    elif experiment.minutes:
+        flags = f"{flags} {_budget(flags, experiment.data, experiment.minutes * 60)}"
     write_json(plan, {"flags": flags})
     _command("chunkcast.training.train_cli", f"{flags} --out {shlex.quote(str(folder))}", fresh=folder)
     write_json(folder / "done.json", {"flags": flags})
@@ -152,7 +197,8 @@ def _trial(flags: str, windows: int) -> dict[str, Any]:
     return record
 
 
-def _play(config: PoliciesConfig, run: Run, play: Play, folder: Path) -> dict[str, Any]:
+def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Path) -> dict[str, Any]:
+    run = experiment.run
     with tempfile.TemporaryDirectory(prefix="chunkcast-") as temporary:
         bundle = Path(temporary) / "policy"
         _command(
@@ -174,9 +220,9 @@ def _play(config: PoliciesConfig, run: Run, play: Play, folder: Path) -> dict[st
             "last_train_noise_mse": training["train_noise_mse"],
             "evaluations": play.evaluations,
             "asked_execute_steps": play.execute_steps,
-            "minutes": config.minutes,
+            "minutes": experiment.minutes,
             "episodes_a_task": config.episodes,
-            "run_flags": run.flags,
+            "identity": experiment.identity,
             "execute_steps": summary["execute_steps"],
             "graph_ms": graph_latency_ms(bundle / "policy.onnx"),
             **{key: summary[key] for key in ("success_rate", "episodes", "successes", "ci95", "difficulty")},

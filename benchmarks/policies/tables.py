@@ -10,7 +10,10 @@ SUITES = {"six": "", "mt50": "--tasks mt50"}
 DEMONSTRATIONS = 50
 """Of each task, where an experiment does not say otherwise."""
 
-TOLD = {"six": "", "mt50": "--text-encoder policies/text-encoders/all-minilm-l6-v2 --width 448 --blocks 3"}
+TOLD = {
+    "six": "",
+    "mt50": "--text-encoder policies/text-encoders/all-minilm-l6-v2 --width 480 --blocks 3 --embedding-size 640",
+}
 """What chunkcast-train is told of a suite: the six tasks by name, the fifty by sentences."""
 
 
@@ -41,7 +44,7 @@ class Run:
         flags: further flags of chunkcast-train.
         plays: what is measured of it.
         collect: further flags of chunkcast-collect; another set of demonstrations than the suite's.
-        minutes: of training; 0 trains as the flags say. A share of the suite's where it is below 1.
+        minutes: of training, as a share of the table's; 0 trains as the flags say.
         student_of: name of a run of the same table that is the teacher.
     """
 
@@ -49,12 +52,15 @@ class Run:
     flags: str = ""
     plays: tuple[Play, ...] = (Play(1), Play(2))
     collect: str = ""
-    minutes: float | None = None
+    minutes: float = 1.0
     student_of: str = ""
     suites: tuple[str, ...] = field(default=("six", "mt50"))
 
 
 ALL_EVALUATIONS = tuple(Play(evaluations) for evaluations in (100, 16, 10, 4, 2, 1))
+
+STUDENT = "--learning-rate 5e-4"
+SEEDS_HEAD = "--denoiser unet --width 256 --blocks 3 --embedding-size 512 --batch-size 64 --learning-rate 3e-4"
 
 TABLES: dict[str, tuple[Run, ...]] = {
     "few-step": (
@@ -62,26 +68,27 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("noise", "--prediction-type epsilon", plays=ALL_EVALUATIONS),
         Run("velocity", "--prediction-type v_prediction", plays=ALL_EVALUATIONS),
         Run("mip", "--objective mip", plays=(Play(2), Play(1))),
-        Run("student", "--learning-rate 5e-4", plays=(Play(1),), student_of="clean-action", minutes=0.5),
+        Run("student of clean-action", STUDENT, plays=(Play(1),), student_of="clean-action", minutes=0.5),
+        Run("student of noise", STUDENT, plays=(Play(1),), student_of="noise", minutes=0.5),
     ),
     "denoisers": (
         Run("mlp"),
-        Run("unet", "--denoiser unet --width 64 --blocks 3 --embedding-size 256 --batch-size 128"),
-        Run("transformer", "--denoiser transformer --width 128 --blocks 4 --embedding-size 256 --batch-size 128"),
-        Run("tinyvla-73m head", "--denoiser unet --width 256 --blocks 3 --embedding-size 512 --batch-size 64"),
+        Run("unet", "--denoiser unet --width 64 --blocks 3 --embedding-size 256"),
+        Run("transformer", "--denoiser transformer --width 128 --blocks 4 --embedding-size 256"),
+        Run("unet, 73 M", SEEDS_HEAD),
     ),
     "seed": (
         Run(
             "seed's recipe",
             "--preset tinyvla-73m",
             plays=(Play(100), Play(10)),
-            collect="--episodes 88",
+            collect="--episodes 88 --noise 0",
             minutes=0,
             suites=("six",),
         ),
         Run(
             "seed's head, our recipe",
-            "--denoiser unet --width 256 --blocks 3 --embedding-size 512 --horizon 20 --batch-size 64",
+            f"{SEEDS_HEAD} --horizon 20",
             plays=(Play(4), Play(1)),
             collect="--episodes 88",
             suites=("six",),
@@ -95,6 +102,10 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("88 demonstrations", collect="--episodes 88"),
         Run("no averaged weights", "--ema-decay 0"),
         Run("timesteps alike", "--noise-only-fraction 0"),
+        Run("half of the windows noised to the end", "--noise-only-fraction 0.5"),
+        Run("a chunk's actions alike", "--chunk-discount 1"),
+        Run("no waves of the state", "--state-frequencies 0"),
+        Run("batches of 512", "--batch-size 512"),
         Run("committed actions in three windows of four", "--committed-fraction 0.75"),
         Run("one window an episode and epoch", "--windows-per-episode 1"),
         Run("two observations", "--observation-steps 2"),

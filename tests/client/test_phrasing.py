@@ -9,6 +9,7 @@ import pytest
 from chunkcast.client.sim.cli import BadFlag, SimConfig, _jobs
 from chunkcast.client.sim.difficulty import GROUP_OF, by_difficulty
 from chunkcast.client.sim.phrasing import BadTable, read_phrases, task_of
+from chunkcast.client.sim.success import success_rate
 from chunkcast.v1 import policy_pb2 as pb
 
 TABLE = """
@@ -77,9 +78,9 @@ def test_tables_that_cannot_be_used(table: Path, tmp_path: Path) -> None:
 
 def test_the_mean_of_the_groups_is_not_that_of_the_tasks() -> None:
     assert len(GROUP_OF) == 11 + 6 + 5
-    tasks = {task: {"success_rate": 0.5} for task in GROUP_OF}
-    tasks |= {f"easy-{number}": {"success_rate": 1.0} for number in range(28)}
-    tasks["stick-pull-v3"]["success_rate"] = 0.0
+    tasks = {task: success_rate(10, 20) for task in GROUP_OF}
+    tasks |= {f"easy-{number}": success_rate(20, 20) for number in range(28)}
+    tasks["stick-pull-v3"] = success_rate(0, 20)
     found = by_difficulty(tasks)
     assert found is not None
     assert {group: facts["success_rate"] for group, facts in found["groups"].items()} == {
@@ -88,8 +89,9 @@ def test_the_mean_of_the_groups_is_not_that_of_the_tasks() -> None:
         "hard": 0.5,
         "very hard": 0.4,
     }
+    assert (found["groups"]["hard"]["episodes"], found["groups"]["hard"]["ci95"]) == (120, [0.4119, 0.5881])
     assert (found["mean_of_groups"], found["lowest_task"]) == (0.6, "stick-pull-v3")
-    assert by_difficulty({"reach-v3": {"success_rate": 1.0}}) is None
+    assert by_difficulty({"reach-v3": success_rate(20, 20)}) is None
 
 
 def test_a_task_without_a_plain_name_is_its_text(spec: pb.PolicySpec) -> None:

@@ -45,6 +45,9 @@ def spec(observation_steps: int = 1, max_committed_steps: int = 4) -> pb.PolicyS
             execute_steps=4,
             max_committed_steps=max_committed_steps,
         ),
+        serving_health=pb.ServingHealth(
+            thresholds=[pb.SignalThreshold(signal=pb.HEALTH_SIGNAL_NOVELTY, threshold=1.0)],
+        ),
     )
 
 
@@ -369,6 +372,15 @@ def test_what_the_server_says_of_health_arrives_with_a_chunk() -> None:
 def test_what_is_no_reaction_is_refused(config: PlaybackConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Playback(spec(), config, timeout=1.0)
+
+
+def test_a_reaction_to_what_is_never_judged_is_refused() -> None:
+    """A robot that is set to stop must not be played by a policy that nothing would ever stop."""
+    unjudged = spec()
+    unjudged.ClearField("serving_health")
+    Playback(unjudged, PlaybackConfig(), timeout=1.0)
+    with pytest.raises(ValueError, match=r"made has no thresholds to judge health by, so on_unhealthy='stop'"):
+        Playback(unjudged, PlaybackConfig(on_unhealthy="stop"), timeout=1.0)
 
 
 def test_the_server_is_told_what_was_executed() -> None:

@@ -40,6 +40,13 @@ def test_what_is_no_sentence_is_refused(encoder: TextEncoder, text: str) -> None
         encoder.encode(["open the drawer", text])
 
 
+def test_no_sentence_is_cut_short(encoder: TextEncoder) -> None:
+    """What stands at its end may be what matters."""
+    encoder.encode(["one " * 62])
+    with pytest.raises(TextEncoderError, match=r"an instruction has 65 tokens, expected at most 64"):
+        encoder.encode(["open the drawer", "one " * 63])
+
+
 def test_it_is_found_by_its_hash(encoder: TextEncoder, tmp_path: Path) -> None:
     folder = SHIPPED_ENCODER.parent
     assert find_encoder(folder, encoder.sha256) == SHIPPED_ENCODER
@@ -67,6 +74,7 @@ def change(key: str, value: object) -> Callable[[Path], None]:
         (change("max_tokens", 10**6), "max_tokens is 1000000"),
         (change("files", {"../x": {"sha256": ""}}), "files must name the SHA-256 of"),
         (change("name", None), "name is None"),
+        (change("embedding_size", 383), "makes embeddings of 384 entries, encoder.json says 383"),
     ],
 )
 def test_a_damaged_folder_is_refused(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:

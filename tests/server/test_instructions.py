@@ -13,9 +13,12 @@ import pytest
 from chunkcast.client import ObservationError, PolicyClient
 from chunkcast.client.wire import encode_observation
 from chunkcast.language.text_encoder import TextEncoder
+from chunkcast.server.batcher import BatcherConfig
 from chunkcast.server.errors import BundleError, ObservationRejected
 from chunkcast.server.instructions import REMEMBERED, KnownInstructions, TextEncoders
+from chunkcast.server.policies import EngineConfig, Policies
 from chunkcast.server.session import Session
+from chunkcast.server.statistics import ServerStatistics
 from chunkcast.training.export.bundle_writer import write_bundle
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import contract_difference
@@ -75,6 +78,25 @@ def test_free_text_has_its_own_embedding_and_the_nearest_instruction(
     assert not known.is_new("please open that drawer")
     assert known.understand("please open that drawer") is told
     assert known.named("please open that drawer") == "open the drawer"
+
+
+def test_a_paraphrase_is_of_its_own_instruction(known: KnownInstructions, encoder: TextEncoder) -> None:
+    told = known.understand("bolt the door")
+    assert not known.is_new("bolt the door")
+    assert told.instruction == "lock the door"
+    np.testing.assert_allclose(told.embedding, encoder.encode(["bolt the door"])[0], atol=1e-5)
+
+
+def test_an_encoder_that_fails_ends_no_stream(known: KnownInstructions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(texts: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(known._encoder, "encode", fail)
+    asyncio.run(known.learn("please open that drawer"))
+    with pytest.raises(MemoryError):
+        known.understand("please open that drawer")
+    monkeypatch.undo()
+    assert known.understand("please open that drawer").instruction == "open the drawer"
 
 
 @pytest.mark.parametrize("text", ["make me a sandwich", "what is the weather today?", "\n", "x" * 513])
@@ -181,6 +203,22 @@ def test_a_server_without_the_encoder_serves_what_stands_in_the_bundle(bundle: P
             stream.request(OBSERVATION, episode_id="e", step=1, instruction="bolt the door")
 
 
+def test_a_version_without_its_encoder_takes_no_robots_words_away(
+    bundle: Path, with_encoder: Path, spec: pb.PolicySpec, tmp_path: Path
+) -> None:
+    again = tmp_path / "elsewhere" / "told"
+    spec.version, spec.text_encoder.sha256 = "2", "0" * 64
+    write_bundle(again, echo_graph(instruction_size=384), spec, overwrite=False)
+
+    async def promote() -> None:
+        policies = Policies(ServerStatistics(), EngineConfig(), BatcherConfig())
+        policies.add(policies.prepare(with_encoder))
+        with pytest.raises(BundleError, match="told 2 needs the text encoder all-minilm-l6-v2 000000000000, which is"):
+            policies.add(policies.prepare(again))
+
+    asyncio.run(promote())
+
+
 def test_a_damaged_encoder_is_refused_by_name(
     with_encoder: Path, encoder: TextEncoder, serve_bundle: ServeBundle
 ) -> None:
@@ -205,5 +243,5 @@ def test_a_task_name_means_one_instruction(bundle: Path, serve_bundle: ServeBund
     spec = json.loads(file.read_text())
     spec["instructions"][1]["task"] = "drawer-open-v3"
     file.write_text(json.dumps(spec))
-    with pytest.raises(Exception, match="two instructions have one task's name"):
+    with pytest.raises(Exception, match="two instructions are called"):
         serve_bundle(bundle)

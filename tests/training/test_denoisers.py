@@ -94,9 +94,9 @@ def test_the_seeds_head_has_its_parameters() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("unet", {"horizon": 9}, "horizon that is a multiple of 2"),
-        ("unet", {"width": 36}, "width that is a multiple of 8"),
-        ("transformer", {"width": 96}, "width that is a multiple of 64"),
+        ("unet", {"horizon": 9}, "--horizon is 9, expected a multiple of 2 for a U-Net"),
+        ("unet", {"width": 36}, "--width is 36, expected a multiple of 8"),
+        ("transformer", {"width": 96}, "--width is 96, expected a multiple of 64"),
     ],
 )
 def test_shapes_that_it_cannot_have_are_refused(name: DenoiserName, change: dict[str, int], message: str) -> None:

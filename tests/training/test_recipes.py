@@ -15,13 +15,15 @@ from chunkcast.server.bundle import read_bundle
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
 from chunkcast.training.choices import DenoiserName
 from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.denoisers.denoiser import DenoiserConfig, make_denoiser
 from chunkcast.training.errors import CheckpointError, ExportError, TrainingError
 from chunkcast.training.export.bundle_writer import write_expectations
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.history import read_history
 from chunkcast.training.language.instructions import task_names
+from chunkcast.training.presets import PRESETS, config_of
 from chunkcast.training.train_cli import main, train_command
-from chunkcast.training.train_config import PRESETS, TrainConfig
+from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
 from chunkcast.training.warm_start import start_from
 from chunkcast.v1 import policy_pb2 as pb
@@ -161,6 +163,20 @@ def test_a_preset_holds_where_no_flag_says_otherwise(
     assert (seed.denoiser, seed.prediction_type, seed.batch_size, seed.epochs) == ("unet", "epsilon", 8, 10)
     assert changed == replace(seed, epochs=3, ema_decay=0.9)
     assert set(PRESETS) == {"default", "tinyvla-73m"}
+
+    def settings(flags: str) -> TrainConfig:
+        return config_of(["--data", str(tmp_path), "--out", "run", *flags.split()])
+
+    assert replace(settings("--denoiser unet --width 32"), width=64) == settings("--denoiser=unet") != plain
+    assert settings("--prediction_type epsilon").noise_only_fraction == 0.0
+    # The preset's own settings stand, whatever its denoiser would get by itself.
+    assert settings("--preset tinyvla-73m --denoiser unet") == seed
+    for denoiser in ("unet", "transformer"):
+        chosen = settings(f"--denoiser {denoiser}")
+        make_denoiser(
+            chosen.denoiser,
+            DenoiserConfig(chosen.horizon, 4, chosen.embedding_size, chosen.width, chosen.blocks, sees_committed=True),
+        )
     monkeypatch.setattr(sys, "argv", ["chunkcast-train", "--data", "d", "--out", "o", "--preset", "tinyvla"])
     with pytest.raises(SystemExit, match="2"):
         main()

@@ -108,6 +108,11 @@ def require_fits(
             f"on_unhealthy is {config.on_unhealthy!r} and slow_share {config.slow_share}, expected one of "
             f"{', '.join(get_args(OnUnhealthy))}, and above 0 and below 1"
         )
+    if config.on_unhealthy != "ignore" and not spec.serving_health.thresholds:
+        raise ValueError(
+            f"{spec.name} has no thresholds to judge health by, so on_unhealthy={config.on_unhealthy!r} would never do "
+            "anything; measure them (chunkcast-health monitor), or pass on_unhealthy='ignore'"
+        )
     names = [element.name for element in action.elements]
     if unknown := [name for name in config.slow_elements or () if name not in names]:
         raise ValueError(f"slow_elements names {unknown}, expected some of {names}")

@@ -62,11 +62,16 @@ class TextEncoder:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(contents[GRAPH_NAME], options, ["CPUExecutionProvider"])
+            made = self._session.get_outputs()[0].shape[-1]
             self._tokenizer = Tokenizer.from_buffer(contents[TOKENIZER_NAME])
         except Exception as error:  # neither library has an error class of its own
             reason = str(error).splitlines()[0]
             raise TextEncoderError(f"{folder} cannot be loaded ({reason}); export the encoder again") from None
-        self._tokenizer.enable_truncation(description["max_tokens"])
+        if made != self.size:
+            raise TextEncoderError(f"{folder} makes embeddings of {made} entries, {DESCRIPTION_NAME} says {self.size}")
+        self._max_tokens: int = description["max_tokens"]
+        # What would be cut off may be what matters ("... but not the red one"): too long a sentence is refused instead.
+        self._tokenizer.no_truncation()
         self._tokenizer.enable_padding()
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
@@ -84,6 +89,12 @@ class TextEncoder:
 
     def _encode(self, texts: Sequence[str]) -> FloatArray:
         encodings = self._tokenizer.encode_batch(list(texts))
+        longest = max(sum(each.attention_mask) for each in encodings)
+        if longest > self._max_tokens:
+            raise TextEncoderError(
+                f"an instruction has {longest} tokens, expected at most {self._max_tokens} (about as many words): "
+                "one sentence"
+            )
         feeds = {
             "input_ids": np.array([each.ids for each in encodings], np.int64),
             "attention_mask": np.array([each.attention_mask for each in encodings], np.int64),
@@ -149,11 +160,12 @@ def _read_file(folder: Path, name: str, description: Mapping[str, Any]) -> bytes
     file = folder / name
     try:
         size = file.stat().st_size
-    except FileNotFoundError:
-        raise TextEncoderError(f"{file} is missing; export the encoder again") from None
-    if size > MAX_FILE_BYTES:
-        raise TextEncoderError(f"{file} has {size} bytes, expected at most {MAX_FILE_BYTES}")
-    content = file.read_bytes()
+        if size > MAX_FILE_BYTES:
+            raise TextEncoderError(f"{file} has {size} bytes, expected at most {MAX_FILE_BYTES}")
+        content = file.read_bytes()
+    except OSError as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise TextEncoderError(f"{file} {reason}; export the encoder again") from None
     expected = description["files"][name]["sha256"]
     if (found := hashlib.sha256(content).hexdigest()) != expected:
         raise TextEncoderError(

@@ -155,9 +155,10 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
 
 def _check_language(spec: pb.PolicySpec, require: Callable[[bool, str], None]) -> None:
     """A name means one instruction, and what a server embeds when it loads the policy is bounded."""
-    texts = {instruction.text for instruction in spec.instructions}
-    tasks = [instruction.task for instruction in spec.instructions if instruction.task]
-    require(len(set(tasks)) == len(tasks) and not texts & set(tasks), "two instructions have one task's name")
+    owners: dict[str, str] = {}
+    for each in spec.instructions:
+        for name in filter(None, (each.text, each.task)):
+            require(owners.setdefault(name, each.text) == each.text, f"two instructions are called {name[:64]!r}")
     if spec.text_encoder.sha256:
         phrases = [text for each in spec.instructions for text in (each.text, *each.paraphrases)]
         require(

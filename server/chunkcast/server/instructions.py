@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +73,9 @@ class KnownInstructions:
             phrases = [(i, text) for i, each in enumerate(spec.instructions) for text in (each.text, *each.paraphrases)]
             self._phrases = encoder.encode([text for _, text in phrases])
             owners = np.array([i for i, _ in phrases])
+            self._owners = [self._texts[i] for i in owners]
+            for (_, text), owner, embedding in zip(phrases, self._owners, self._phrases, strict=True):
+                self._known.setdefault(text, Told(owner, embedding))
             # A sentence among paraphrases of two tasks is of the one whose paraphrases it is nearest to on the whole.
             self._centres = np.stack([self._phrases[owners == i].mean(axis=0) for i in range(len(self._texts))])
             self._centres /= np.linalg.norm(self._centres, axis=1, keepdims=True)
@@ -81,6 +83,11 @@ class KnownInstructions:
     def __bool__(self) -> bool:
         """Whether the policy needs an instruction."""
         return bool(self._known)
+
+    @property
+    def takes_free_text(self) -> bool:
+        """Whether other sentences than the specification's are understood."""
+        return self._encoder is not None
 
     def is_new(self, text: str) -> bool:
         """Whether understanding ``text`` means running the encoder, which takes some milliseconds."""
@@ -96,8 +103,12 @@ class KnownInstructions:
         if self.is_new(text):
             # One sentence at a time: robots that keep changing their words wait for each other, and not the others.
             async with self._encoding:
-                with suppress(ObservationRejected):
+                try:
                     await asyncio.to_thread(self.understand, text)
+                except ObservationRejected:
+                    pass
+                except Exception:  # such as no memory: it must not end the stream
+                    log.exception("the text encoder failed", policy=self._policy)
 
     def named(self, text: str) -> str | None:
         """The instruction that ``text`` is known to mean, or ``None``; never runs the encoder."""
@@ -149,17 +160,18 @@ class KnownInstructions:
             embedding = self._encoder.encode([text])[0]
         except TextEncoderError as error:
             return str(error)
-        similarity = float((self._phrases @ embedding).max())
-        nearest = self._texts[int((self._centres @ embedding).argmax())]
+        similarities = self._phrases @ embedding
+        similarity = float(similarities.max())
         # In the log, a control character could pretend to be another line.
         shown = "".join(each if each.isprintable() else "?" for each in text[:SHOWN_LENGTH])
         if similarity < self._min_similarity:
             log.debug("instruction refused", policy=self._policy, instruction=shown, similarity=round(similarity, 3))
             return (
                 f"instruction {shown!r} is far from everything that {self._policy} knows (similarity {similarity:.2f}, "
-                f"expected at least {self._min_similarity:.2f}; the nearest is {nearest!r}); say it in other words, or "
-                f"send one of {self._list()}"
+                f"expected at least {self._min_similarity:.2f}; the nearest is "
+                f"{self._owners[int(similarities.argmax())]!r}); say it in other words, or send one of {self._list()}"
             )
+        nearest = self._texts[int((self._centres @ embedding).argmax())]
         log.debug(
             "instruction", policy=self._policy, instruction=shown, nearest=nearest, similarity=round(similarity, 3)
         )

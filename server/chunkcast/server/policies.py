@@ -148,12 +148,21 @@ class Policies:
         """Take in a prepared version; a policy's first is promoted. One that is there already is left as it is.
 
         Raises:
-            BundleError: its contract is not that of the policy's promoted version, or its version is taken.
+            BundleError: its contract is not that of the policy's promoted version, its version is taken, or its text
+                encoder is missing where the promoted one has its own.
         """
         engine, scorer, instructions = prepared
         spec = engine.spec
         policy = self._policies.get(spec.name)
         if policy is not None:
+            free_text = policy.promoted.instructions.takes_free_text and bool(spec.text_encoder.sha256)
+            if free_text and not instructions.takes_free_text:
+                engine.close()
+                raise BundleError(
+                    f"{spec.name} {spec.version} needs the text encoder {spec.text_encoder.name} "
+                    f"{spec.text_encoder.sha256[:12]}, which is not here, and robots are told in free text; put it "
+                    "beside the others (chunkcast-serve --text-encoders)"
+                )
             if spec.version in policy.versions:
                 engine.close()
                 loaded = policy.versions[spec.version]

@@ -57,4 +57,5 @@ def student_loss(
     prediction = policy(given, timestep, policy.encode(batch.state, batch.instruction), committed).float()
     objective = masked_mean((prediction - taught) ** 2, 1.0 - committed)
     abar = training_noise_scheduler(policy.config).alphas_cumprod[last]
-    return DenoisingLoss(objective, objective.detach() * float(abar / (1.0 - abar)))
+    error = objective.detach()
+    return DenoisingLoss(objective, error, error * float(abar / (1.0 - abar)))

@@ -24,19 +24,23 @@ more often."""
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """Per-window losses, each averaged over the chunk's unmasked actions.
+    """Per-window losses over the chunk's unmasked actions.
 
     Attributes:
-        objective: float32 ``[B]``, the squared error of what the network predicts (x_0, eps or v): what is minimised.
+        minimized: float32 ``[B]``, the squared error of what the network predicts (x_0, eps or v), later actions
+            discounted.
+        objective: float32 ``[B]``, the same error of all actions alike: what is reported, and compared between training
+            and validation.
         noise_mse: float32 ``[B]``, the squared error of the noise, whatever is predicted: what runs are compared by.
     """
 
+    minimized: torch.Tensor
     objective: torch.Tensor
     noise_mse: torch.Tensor
 
-    def of(self, windows: torch.Tensor) -> DenoisingLoss:
-        """The losses of the windows in ``windows`` (bool ``[B]``)."""
-        return DenoisingLoss(self.objective[windows], self.noise_mse[windows])
+    def of(self, windows: slice) -> DenoisingLoss:
+        """The losses of these windows alone."""
+        return DenoisingLoss(self.minimized[windows], self.objective[windows], self.noise_mse[windows])
 
 
 def denoising_loss(
@@ -53,8 +57,8 @@ def denoising_loss(
     The first ``prefix_length`` (int64 ``[B]``) rows of each chunk are given, as they were executed, and left out of the
     loss: the network learns to continue what the robot is committed to (see ``continued_chunk``).
 
-    ``discount`` weighs the objective's rows, by that much less a row from the first that is not given: a robot plans
-    again long before the last.
+    ``discount`` weighs the rows of what is minimised, by that much less a row from the first that is not given: a robot
+    plans again long before the last.
 
     For a clean-action prediction, eps_hat = (x_t - sqrt(abar_t) x0_hat) / sqrt(1 - abar_t). At the first timesteps
     that divides by nearly zero, so compare such losses by timestep.
@@ -77,8 +81,8 @@ def denoising_loss(
     squared_error, mask = (prediction - target) ** 2, batch.foreseeable(prefix_length)
     rows = torch.arange(mask.shape[1], device=mask.device)[None]  # [1, H]
     discounts = discount ** (rows - prefix_length[:, None]).clamp_min(0)  # [B, H]
-    objective = masked_mean(squared_error, mask * discounts)
-    return DenoisingLoss(objective, masked_mean(squared_error.detach(), mask) * noise_share)
+    objective = masked_mean(squared_error.detach(), mask)
+    return DenoisingLoss(masked_mean(squared_error, mask * discounts), objective, objective * noise_share)
 
 
 def continued_chunk(clean: torch.Tensor, executed: torch.Tensor, prefix_length: torch.Tensor) -> torch.Tensor:

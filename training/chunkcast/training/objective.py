@@ -63,7 +63,6 @@ class Objective:
         compare with validation's and with other runs'.
         """
         size = len(batch.mask)
-        timestep, alike = self._timesteps(size, generator)
         noise = torch.randn(batch.actions.shape, generator=generator).to(self._device)
         prefix_length = self._prefix_lengths(size, generator).to(self._device)
         batch = self._told(batch, generator)
@@ -73,29 +72,31 @@ class Objective:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             if self._teacher:
                 loss = student_loss(self._policy, batch, target, noise, prefix_length)
-                return loss.objective.mean(), loss
-            timestep_there = timestep.to(self._device)
+                return loss.minimized.mean(), loss
+            timestep = self._timesteps(size, generator)
             loss = denoising_loss(
                 self._policy,
                 self._noise_scheduler,
                 batch,
-                timestep_there,
+                timestep.to(self._device),
                 noise,
                 prefix_length,
                 self._config.chunk_discount,
             )
-        minimized = (loss.objective * self._weights[timestep].to(self._device)).mean()
-        return minimized, loss.of(alike.to(self._device)) if alike.any() else loss
+        minimized = (loss.minimized * self._weights[timestep].to(self._device)).mean()
+        return minimized, loss.of(slice(self._noise_only(size), None))
 
-    def _timesteps(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """At which timestep each window is noised, int64 ``[B]``, and whether that was drawn from all alike."""
+    def _noise_only(self, size: int) -> int:
+        """How many windows of a batch, its first ones, are noised to the end. Never all: the others are reported."""
+        share = self._config.noise_only_fraction if self._config.objective == "diffusion" else 0.0
+        return min(round(share * size), size - 1)
+
+    def _timesteps(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """At which timestep each window is noised, int64 ``[B]``; the windows of a batch are in random order."""
         last = self._config.process_timesteps - 1
         timestep = torch.randint(last + 1, (size,), generator=generator)
-        alike = torch.ones(size, dtype=torch.bool)
-        if self._config.objective == "diffusion" and self._config.noise_only_fraction:
-            alike = torch.rand(size, generator=generator) >= self._config.noise_only_fraction
-            timestep[~alike] = last
-        return timestep, alike
+        timestep[: self._noise_only(size)] = last
+        return timestep
 
     def _prefix_lengths(self, size: int, generator: torch.Generator) -> torch.Tensor:
         """How many actions of each window are committed, int64 ``[B]``."""

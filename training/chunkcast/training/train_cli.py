@@ -7,11 +7,11 @@ import logging
 import shutil
 import sys
 from dataclasses import asdict
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from chunkcast.training.errors import CheckpointError, TrainingError, run_command
-from chunkcast.training.train_config import PRESETS, TrainConfig
+from chunkcast.training.presets import default_settings
+from chunkcast.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +22,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Console script."""
-    run_command(TrainConfig, train_command, default=_preset)
-
-
-def _preset() -> TrainConfig:
-    """The settings of the preset that the command line names, which every other flag is a change of."""
-    import tyro
-
-    arguments = sys.argv[1:]
-    named = [value for flag, value in pairwise(arguments) if flag == "--preset"]
-    named += [argument.removeprefix("--preset=") for argument in arguments if argument.startswith("--preset=")]
-    settings = PRESETS.get(named[-1], {}) if named else {}  # an unknown one is refused by tyro
-    return TrainConfig(data=tyro.MISSING, out=tyro.MISSING, **settings)
+    run_command(TrainConfig, train_command, default=lambda: default_settings(sys.argv[1:]))
 
 
 def train_command(config: TrainConfig) -> None:

@@ -1,10 +1,13 @@
-"""The settings of a training run: the command line is made from this dataclass, and every run keeps it as JSON."""
+"""The settings of a training run: the command line is made from this dataclass, and every run keeps it as JSON.
+
+What holds where no flag says otherwise also depends on the preset, the denoiser and the target: see ``presets``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from chunkcast.training.choices import DenoiserName, Objective, PredictionType, PresetName
 from chunkcast.training.errors import TrainingError
@@ -17,7 +20,8 @@ class TrainConfig:
     """Train a diffusion policy on demonstrations; write checkpoints, history and TensorBoard events."""
 
     preset: PresetName = "default"
-    """Which settings hold where no flag says otherwise: default, or tinyvla-73m, the seed's U-Net and recipe."""
+    """Which settings hold where no flag says otherwise: default, or tinyvla-73m, the U-Net of 73 M parameters and the
+    recipe that this project began with."""
     data: Path = field(kw_only=True)
     """Folder of demonstrations, made by chunkcast-collect."""
     out: Path = field(kw_only=True)
@@ -45,7 +49,7 @@ class TrainConfig:
     """What is minimised: the denoising loss (diffusion), or MIP's two regressions, which sample without noise."""
     prediction_type: PredictionType = "sample"
     """What the network predicts: the clean action chunk (sample), the noise (epsilon) or the velocity (v_prediction). A
-    noise predictor cannot be sampled in one or two evaluations."""
+    noise predictor needs more evaluations, and --noise-only-fraction 0, which it gets."""
     loss_weighting: Literal["clamped-snr", "uniform"] = "clamped-snr"
     """Weight of a timestep's clean-action error: its signal-to-noise ratio clamped to [1, 5], or 1 for all. The clamp
     keeps both ends: the first evaluations start from noise alone, the last decide the precision."""
@@ -163,32 +167,3 @@ class TrainConfig:
         self._require("instruction_noise", self.instruction_noise >= 0.0, "not be negative")
         if self.instructions is not None and self.text_encoder is None:
             raise TrainingError("--instructions needs --text-encoder, which turns them into embeddings")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    # The seed's table: its head, target, optimiser and batches, and one window of a demonstration in an epoch.
-    "tinyvla-73m": {
-        "denoiser": "unet",
-        "width": 256,
-        "blocks": 3,
-        "embedding_size": 512,
-        "horizon": 20,
-        "execute_steps": 8,
-        "prediction_type": "epsilon",
-        "loss_weighting": "uniform",
-        "noise_only_fraction": 0.0,
-        "chunk_discount": 1.0,
-        "state_frequencies": 0,
-        "max_committed_steps": 0,
-        "epochs": 10,
-        "windows_per_episode": 1,
-        "batch_size": 8,
-        "learning_rate": 1e-4,
-        "adam_beta2": 0.95,
-        "warmup_steps": 0,
-        "ema_decay": 0.0,
-        "validation_windows": 256,
-    },
-}
-"""Settings by preset; whatever is not named is as in ``TrainConfig``."""

@@ -17,9 +17,9 @@ from chunkcast.client import PlaybackConfig, PolicyUnavailable
 from chunkcast.client.sim.difficulty import by_difficulty
 from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
 from chunkcast.client.sim.phrasing import task_of
+from chunkcast.client.sim.success import success_rate
 from chunkcast.v1 import policy_pb2 as pb
 
-CONFIDENCE = 0.95
 INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM}
 PERCENTILES = (50, 90, 99)
 
@@ -100,16 +100,16 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         of_task = [result for result in results if result.task == task]
         solved = [result for result in of_task if result.success]
         tasks[task] = {
-            **_success(len(solved), len(of_task)),
+            **success_rate(len(solved), len(of_task)),
             "mean_steps_of_successes": round(float(np.mean([r.steps for r in solved])), 1) if solved else None,
             "failed_seeds": [result.seed for result in of_task if not result.success],
         }
-    overall = _success(sum(result.success for result in results), len(results))
+    overall = success_rate(sum(result.success for result in results), len(results))
     return {
         **overall,
         "tasks": tasks,
         "difficulty": by_difficulty(tasks),
-        "refused_instructions": sorted({result.instruction for result in results if result.refused}),
+        "refused_instructions": sorted({result.instruction for result in results if result.refusal}),
         "jump_at_chunk_borders": _jumps([jump for result in results for jump in result.border_jumps]),
         "jump_elsewhere": _jumps([jump for result in results for jump in result.other_jumps]),
         "chunks": sum(len(result.chunk_seconds) for result in results),
@@ -169,19 +169,7 @@ def _jumps(jumps: list[float]) -> dict[str, float] | None:
     }
 
 
-def _success(successes: int, episodes: int) -> dict[str, Any]:
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
-    return {
-        "success_rate": round(successes / episodes, 4),
-        "episodes": episodes,
-        "successes": successes,
-        "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
-    }
-
-
-def expected_success(spec: pb.PolicySpec) -> dict[str, dict[str, Any]]:
+def expectedsuccess_rate(spec: pb.PolicySpec) -> dict[str, dict[str, Any]]:
     """What the specification promises, by task and ``all``: measured where it was measured, else calibrated. The seed's
     table promises nothing.
     """

@@ -250,7 +250,10 @@ def sim_command(config: SimConfig, target: str) -> None:
             on_episode=on_episode,
         )
     if not any(result.chunk_seconds for result in results):
-        raise BadFlag(f"{spec.name} was told nothing that it understands: all {len(results)} episodes were refused")
+        raise BadFlag(
+            f"{spec.name} was told nothing that it understands, all {len(results)} episodes were refused: "
+            f"{results[0].refusal}"
+        )
     summary: dict[str, Any] = {
         "policy": spec.name,
         "policy_version": spec.version,

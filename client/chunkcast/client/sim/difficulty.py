@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chunkcast.client.sim.success import success_rate
+
 MEDIUM = (
     "basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side push-wall soccer sweep sweep-into"
 )
@@ -20,20 +22,26 @@ TASKS = 50
 
 
 def by_difficulty(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Mean success of each group, and the mean of the four, which published tables call average; ``None`` unless all
-    fifty were played.
+    """Success of each group, and the mean of the four, which published tables call average; ``None`` unless all fifty
+    were played.
 
     Args:
-        tasks: task to ``success_rate`` and more.
+        tasks: task to ``successes``, ``episodes`` and ``success_rate``; as many episodes of each.
     """
     if len(tasks) < TASKS:
         return None
-    groups: dict[str, list[float]] = {"easy": [], "medium": [], "hard": [], "very hard": []}
+    members: dict[str, list[Mapping[str, Any]]] = {"easy": [], "medium": [], "hard": [], "very hard": []}
     for task, facts in tasks.items():
-        groups[GROUP_OF.get(task, "easy")].append(float(facts["success_rate"]))
-    means = {group: round(sum(rates) / len(rates), 4) for group, rates in groups.items()}
+        members[GROUP_OF.get(task, "easy")].append(facts)
+    groups = {
+        group: {
+            "tasks": len(each),
+            **success_rate(sum(facts["successes"] for facts in each), sum(facts["episodes"] for facts in each)),
+        }
+        for group, each in members.items()
+    }
     return {
-        "groups": {group: {"tasks": len(groups[group]), "success_rate": mean} for group, mean in means.items()},
-        "mean_of_groups": round(sum(means.values()) / len(means), 4),
+        "groups": groups,
+        "mean_of_groups": round(sum(group["success_rate"] for group in groups.values()) / len(groups), 4),
         "lowest_task": min(tasks, key=lambda task: float(tasks[task]["success_rate"])),
     }

@@ -62,7 +62,7 @@ class EpisodeResult:
         inference_seconds: what the server's session took of that.
         health: how the server judged it.
         instruction: what the policy was told.
-        refused: the server took that for none of the policy's instructions; nothing was played.
+        refusal: the server's words where it took that for none of the policy's instructions: nothing was played.
     """
 
     task: str
@@ -75,7 +75,7 @@ class EpisodeResult:
     inference_seconds: list[float]
     health: EpisodeHealth
     instruction: str
-    refused: bool = False
+    refusal: str = ""
 
 
 class SimulatedRobot:
@@ -122,7 +122,7 @@ class SimulatedRobot:
         border_jumps: list[float] = []
         other_jumps: list[float] = []
         last = None
-        refused = False
+        refusal = ""
         while not robot.done:
             observation = arm.observe()
             try:
@@ -131,7 +131,7 @@ class SimulatedRobot:
                 # Words that mean nothing to the policy: nothing is played, and the task is not done.
                 if error.code != pb.ERROR_CODE_UNKNOWN_INSTRUCTION or robot.steps:
                     raise
-                refused = True
+                refusal = str(error)
                 break
             if trace is not None:
                 trace.add(observation, robot.steps, self._chunks)
@@ -151,9 +151,9 @@ class SimulatedRobot:
             outcome="success" if robot.success else "failure",
             steps=robot.steps,
         )
-        if trace is not None and job.trace:
+        if trace is not None and job.trace and not refusal:
             trace.write(job.trace, instruction=instruction, success=robot.success)
-        if job.video:
+        if job.video and frames:
             from chunkcast.client.sim.video import write_video
 
             write_video(job.video, frames, self._player.spec.action.control_rate_hz / FRAME_EVERY)
@@ -168,7 +168,7 @@ class SimulatedRobot:
             [chunk.inference_seconds for chunk in self._chunks],
             episode_health(self._chunks),
             instruction,
-            refused,
+            refusal,
         )
 
     def _count(self, chunk: ActionChunk, seconds: float) -> None:

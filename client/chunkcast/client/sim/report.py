@@ -46,7 +46,7 @@ def print_report(summary: dict[str, Any]) -> None:
     table.add_section()
     if difficulty := summary["difficulty"]:
         for group, facts in difficulty["groups"].items():
-            table.add_row(f"{group} ({facts['tasks']} tasks)", f"{facts['success_rate']:.1%}")
+            table.add_row(f"{group} ({facts['tasks']} tasks)", *_success_cells(facts))
         table.add_row("mean of the four groups", f"{difficulty['mean_of_groups']:.1%}")
     # What is expected over all tasks says nothing of some of them.
     every_task = set(expected) - {"all"} <= set(summary["tasks"])

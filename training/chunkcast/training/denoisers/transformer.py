@@ -32,7 +32,9 @@ class TransformerDenoiser(Denoiser):
         super().__init__()
         width = config.width
         if width % HEAD_SIZE:
-            raise TrainingError(f"a transformer needs a width that is a multiple of {HEAD_SIZE}, the size of a head")
+            raise TrainingError(
+                f"--width is {config.width}, expected a multiple of {HEAD_SIZE}, the size of a transformer's head"
+            )
         self.sees_committed = config.sees_committed
         self.timestep = nn.Sequential(TimestepEmbedding(width // 2), nn.Linear(width // 2, width))
         self.observation = nn.Linear(config.embedding_size, width)

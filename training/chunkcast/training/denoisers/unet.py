@@ -35,9 +35,12 @@ class UnetDenoiser(Denoiser):
         super().__init__()
         stride = 2 ** (config.blocks - 1)
         if config.horizon % stride:
-            raise TrainingError(f"a U-Net of {config.blocks} levels needs a horizon that is a multiple of {stride}")
+            raise TrainingError(
+                f"--horizon is {config.horizon}, expected a multiple of {stride} for a U-Net of {config.blocks} levels "
+                "(--blocks)"
+            )
         if config.width % GROUPS:
-            raise TrainingError(f"a U-Net needs a width that is a multiple of {GROUPS}")
+            raise TrainingError(f"--width is {config.width}, expected a multiple of {GROUPS} for a U-Net")
         self.sees_committed = config.sees_committed
         widths = [config.width * 2**level for level in range(config.blocks)]
         condition_size = TIMESTEP_SIZE + config.embedding_size

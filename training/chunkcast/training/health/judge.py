@@ -21,6 +21,9 @@ OBSERVATION_WEAK = 0.6
 """Below this share they are far from the demonstrations: of 44 checkpoints of seven runs that were played, none so far
 off succeeded in nine of ten episodes."""
 
+MOSTLY_ONE_TIMESTEP = 0.5
+"""Share of the windows noised to the end above which a run is trained to be sampled in few evaluations."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -31,12 +34,15 @@ class RunSettings:
         batch_size: samples a step.
         epochs: as planned.
         patience: epochs without a lower loss before stopping; 0 never stops.
+        denoises: whether the noise MSE is what the run was trained for. It is not where most windows were noised to the
+            end, for one or two evaluations, nor for MIP or a one-step student: there the seed's bands say nothing.
     """
 
     samples: int | None = None
     batch_size: int | None = None
     epochs: int | None = None
     patience: int | None = None
+    denoises: bool = True
 
 
 def run_settings(facts: dict[str, Any]) -> RunSettings:
@@ -47,6 +53,9 @@ def run_settings(facts: dict[str, Any]) -> RunSettings:
         batch_size=config["batch_size"],
         epochs=config["epochs"],
         patience=config["patience"],
+        denoises=config["objective"] == "diffusion"
+        and not config["teacher"]
+        and config["noise_only_fraction"] <= MOSTLY_ONE_TIMESTEP,
     )
 
 
@@ -87,8 +96,10 @@ def judge(curve: LossCurve, settings: RunSettings | None = None) -> list[Finding
             # The newest evidence, since the first epoch.
             standing[finding.code] = finding if before is None else replace(finding, epoch=before.epoch)
     found = [*standing.values(), *(finding for code, finding in past.items() if code not in standing)]
-    found += _findings_at_the_end(curve)
-    found += _findings_about_settings(curve, settings or RunSettings())
+    settings = settings or RunSettings()
+    found += _noise_mse_at_the_end(curve) if settings.denoises else []
+    found += _actions_at_the_end(curve)
+    found += _findings_about_settings(curve, settings)
     return gravest_first(found)
 
 
@@ -97,8 +108,8 @@ def _over(finding: Finding, epoch: int) -> Finding:
     return replace(finding, severity=severity, evidence=f"{finding.evidence}; no longer in epoch {epoch}")
 
 
-def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
-    """What the last epoch's losses mean, and what they do not."""
+def _noise_mse_at_the_end(curve: LossCurve) -> Iterator[Finding]:
+    """What the last epoch's noise MSE means, and what it does not."""
     last = curve[-1]
     if last.noise_mse is not None and math.isfinite(last.noise_mse):
         band, explained = band_of(last.noise_mse), 1.0 - last.noise_mse
@@ -126,6 +137,11 @@ def _findings_at_the_end(curve: LossCurve) -> Iterator[Finding]:
             else "predicting no noise scores 0 %: the network has learned nothing that helps; look at the data, the "
             "learning rate and the loss by timestep (a clean-action predictor's first timesteps divide by nearly zero)",
         )
+
+
+def _actions_at_the_end(curve: LossCurve) -> Iterator[Finding]:
+    """What the last epoch's sampled actions say."""
+    last = curve[-1]
     if last.action_mse is not None and last.action_variance:
         explained = 1.0 - last.action_mse / last.action_variance
         if explained < OBSERVATION_WEAK:
@@ -150,7 +166,7 @@ def _findings_about_settings(curve: LossCurve, settings: RunSettings) -> Iterato
         return
     advice, last = advice_for(settings.samples), curve[-1]
     size = f"{settings.samples} training samples"
-    if last.noise_mse is not None and math.isfinite(last.noise_mse):
+    if settings.denoises and last.noise_mse is not None and math.isfinite(last.noise_mse):
         low, high = advice.target
         reached = last.noise_mse <= high
         yield Finding(
