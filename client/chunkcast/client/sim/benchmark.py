@@ -169,7 +169,7 @@ def _jumps(jumps: list[float]) -> dict[str, float] | None:
     }
 
 
-def expectedsuccess_rate(spec: pb.PolicySpec) -> dict[str, dict[str, Any]]:
+def expected_success(spec: pb.PolicySpec) -> dict[str, dict[str, Any]]:
     """What the specification promises, by task and ``all``: measured where it was measured, else calibrated. The seed's
     table promises nothing.
     """
