@@ -44,7 +44,8 @@ class Run:
         flags: further flags of chunkcast-train.
         plays: what is measured of it.
         collect: further flags of chunkcast-collect; another set of demonstrations than the suite's.
-        minutes: of training, as a share of the table's; 0 trains as the flags say.
+        minutes: of collecting and training, as a share of the table's; 0 trains as the flags say. A student's are its
+            own training's alone.
         student_of: name of a run of the same table that is the teacher.
     """
 
@@ -59,6 +60,7 @@ class Run:
 
 ALL_EVALUATIONS = tuple(Play(evaluations) for evaluations in (100, 16, 10, 4, 2, 1))
 
+SMALL = "--batch-size 128 --width 256 --blocks 3 --embedding-size 384 --warmup-steps 100 --validation-windows 512"
 STUDENT = "--learning-rate 5e-4"
 SEEDS_HEAD = "--denoiser unet --width 256 --blocks 3 --embedding-size 512 --batch-size 64 --learning-rate 3e-4"
 
@@ -96,6 +98,7 @@ TABLES: dict[str, tuple[Run, ...]] = {
     ),
     "recipe": (
         Run("recipe", plays=(Play(1), Play(1, 1), Play(1, 2), Play(1, 8))),
+        Run("a small network in small batches", SMALL),
         Run("no noise while collecting", collect="--noise 0"),
         Run("a little noise while collecting", collect="--noise 0.2"),
         Run("20 demonstrations", collect="--episodes 20"),
@@ -107,7 +110,7 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("no waves of the state", "--state-frequencies 0"),
         Run("batches of 512", "--batch-size 512"),
         Run("committed actions in three windows of four", "--committed-fraction 0.75"),
-        Run("one window an episode and epoch", "--windows-per-episode 1"),
+        Run("one window an episode and epoch", "--windows-per-episode 1 --validation-windows 256"),
         Run("two observations", "--observation-steps 2"),
     ),
     "chunks": (
