@@ -127,6 +127,30 @@ def test_monitor_measures_a_bundle_through_the_server(tmp_path: Path) -> None:
     assert (bundle / "README.md").is_file()
 
 
+def test_measure_writes_what_is_expected_of_a_bundle(tmp_path: Path) -> None:
+    bundle = tmp_path / "six"
+    shutil.copytree(SHIPPED_BUNDLE, bundle)
+    before = read_spec(bundle)
+    flags = ("--episodes", "2", "--seed", str(SEED), "--json", tmp_path / "played.json")
+    result = run("chunkcast-health", "measure", bundle, *flags)
+    assert "expected success in the bundle" in result.stdout
+    spec = read_bundle(bundle).spec
+    measured = {each.task: each for each in spec.expected_success if each.source == pb.SUCCESS_SOURCE_MEASURED}
+    assert set(measured) == {"", *(each.text for each in spec.instructions)}
+    assert measured[""].episodes == 12
+    assert measured[""].evidence.endswith(f"of 12 episodes through the server, seeds {SEED}-{SEED + 1}")
+    played = json.loads((tmp_path / "played.json").read_text())
+    assert (measured[""].ratio, played["episodes"]) == (played["success_rate"], 12)
+
+    def others(spec: pb.PolicySpec) -> list[pb.ExpectedSuccess]:
+        return [each for each in spec.expected_success if each.source != pb.SUCCESS_SOURCE_MEASURED]
+
+    assert others(spec) == others(before) != []
+    assert (spec.version, spec.serving_health) == (before.version, before.serving_health)
+    refused = run("chunkcast-health", "measure", bundle, "--seed", "50", code=2)
+    assert refused.stderr.startswith("error: seeds 50 to 69 overlap with those of the demonstrations, 0 to 108; take")
+
+
 def test_bad_flags_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         ((SHIPPED_BUNDLE, "--episodes", "0"), "error: --episodes and --workers must be at least 1"),

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.loss_curve import LossKind
+from chunkcast.training.health.measure_command import Measure, measure_command
 from chunkcast.training.health.monitor_command import Monitor, monitor_command
 from chunkcast.training.health.rollouts import CALIBRATION_SEED
 
@@ -97,7 +98,7 @@ class Expect:
     """The demonstrations of that calibration."""
 
 
-Command = Check | Report | Calibrate | Expect | Monitor
+Command = Check | Report | Calibrate | Expect | Measure | Monitor
 
 
 def run_health(command: Command) -> None:
@@ -120,6 +121,8 @@ def run_health(command: Command) -> None:
             calibrate_command(command)
         case Expect():
             expect_command(command)
+        case Measure():
+            measure_command(command)
         case Monitor():
             monitor_command(command)
 

@@ -45,7 +45,7 @@ def calibrate_monitor(
     pace = pb.ServingHealth(execute_steps=execute_steps or spec.action.execute_steps)
     at_pace = ("--execute-steps", str(pace.execute_steps))
     second = replace(rollouts, episodes=2 * rollouts.episodes, seed=rollouts.seed + rollouts.episodes)
-    _require_unseen(spec, rollouts.seed, second.seed + second.episodes - 1)
+    require_unseen(spec, rollouts.seed, second.seed + second.episodes - 1, MONITOR_SEED)
     with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
         copy, traces = Path(folder) / "bundle", Path(folder) / "traces"
         shutil.copytree(bundle, copy)
@@ -76,8 +76,12 @@ def calibrate_monitor(
     return health
 
 
-def _require_unseen(spec: pb.PolicySpec, first: int, last: int) -> None:
+def require_unseen(spec: pb.PolicySpec, first: int, last: int, other: int) -> None:
     """The policy's demonstrations are no measure of what is new to it.
+
+    Args:
+        first, last: the seeds that are to be played.
+        other: a seed to propose instead.
 
     Raises:
         TrainingError: it was trained on one of the seeds.
@@ -85,7 +89,7 @@ def _require_unseen(spec: pb.PolicySpec, first: int, last: int) -> None:
     if first <= spec.training.last_seed and last >= spec.training.first_seed:
         raise TrainingError(
             f"seeds {first} to {last} overlap with those of the demonstrations, {spec.training.first_seed} to "
-            f"{spec.training.last_seed}; take another --seed, such as {MONITOR_SEED}"
+            f"{spec.training.last_seed}; take another --seed, such as {other}"
         )
 
 
