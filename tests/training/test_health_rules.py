@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chunkcast.training.health.findings import Finding, Severity, gravest_first
-from chunkcast.training.health.judge import RunSettings, course_findings, judge
+from chunkcast.training.health.judge import RunSettings, course_findings, judge, run_settings
 from chunkcast.training.health.loss_curve import EpochLosses
 from chunkcast.training.health.rules import COURSE_RULES, FATAL_CODES
 from chunkcast.training.health.seed_table import BANDS, advice_for, band_of, success_of
@@ -496,6 +496,25 @@ def test_what_was_not_measured_of_actions_is_not_judged(action_mse: float | None
 
 def test_nothing_is_said_of_a_last_loss_that_is_not_a_number() -> None:
     assert not codes(judge(noise_curve([0.5, NAN]), RunSettings(600))) & {"loss_band", "variance_explained"}
+
+
+def test_a_noise_mse_that_was_not_trained_for_is_not_judged() -> None:
+    """MIP, a student, and a policy for one evaluation: at most timesteps nobody asks what it predicts."""
+    curve = noise_curve([3.0] * 10)
+    assert {"plateau", "loss_band", "variance_explained", "target_loss"} <= codes(judge(curve, RunSettings(600)))
+    judged = codes(judge(curve, RunSettings(600, denoises=False)))
+    assert not judged & {"plateau", "loss_band", "variance_explained", "target_loss"}
+    assert "no_improvement" in judged
+    for changes, denoises in (
+        ({}, True),
+        ({"objective": "mip"}, False),
+        ({"teacher": "runs/teacher"}, False),
+        ({"noise_only_fraction": 0.5}, True),
+        ({"noise_only_fraction": 0.9}, False),
+    ):
+        config = {"objective": "diffusion", "teacher": None, "noise_only_fraction": 0.0, **changes}
+        facts = {"epoch_windows": 9, "config": {"batch_size": 1, "epochs": 1, "patience": 0, **config}}
+        assert run_settings(facts).denoises is denoises
 
 
 def test_nothing_is_read_off_a_loss_of_unknown_scale() -> None:

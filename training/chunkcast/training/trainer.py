@@ -35,7 +35,7 @@ from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.files import sha256_of
 from chunkcast.training.health.findings import Finding
-from chunkcast.training.health.judge import course_findings
+from chunkcast.training.health.judge import course_findings, run_settings, what_is_judged
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
 from chunkcast.training.health.rules import FATAL_CODES
 from chunkcast.training.history import EpochRecord
@@ -265,7 +265,8 @@ class Trainer:
 
     def _findings(self, *records: EpochRecord) -> list[Finding]:
         """What the rules about a run's course find at the end of its history and ``records``."""
-        found = list(course_findings([*self.loss_curve, *curve_of_records(records)]))
+        curve = [*self.loss_curve, *curve_of_records(records)]
+        found = list(course_findings(what_is_judged(curve, run_settings(self.run_facts))))
         return found[-1] if found else []
 
     def _finish_epoch(self, record: EpochRecord) -> None:

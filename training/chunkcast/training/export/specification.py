@@ -91,7 +91,7 @@ def sampler_name(config: PolicyConfig) -> str:
 
 def _expected_from_loss(checkpoint: Checkpoint) -> list[pb.ExpectedSuccess]:
     """What the seed would have read off the loss; nothing where the loss is not that of denoising."""
-    if checkpoint.policy_config.objective == "mip" or checkpoint.run["config"]["teacher"]:
+    if not run_settings(checkpoint.run).denoises:
         return []
     return [seed_table_expectation(checkpoint.run["history"][-1]["train_noise_mse"])]
 

@@ -59,6 +59,13 @@ def run_settings(facts: dict[str, Any]) -> RunSettings:
     )
 
 
+def what_is_judged(curve: LossCurve, settings: RunSettings) -> LossCurve:
+    """``curve`` without the noise MSE where that says nothing of the run."""
+    if settings.denoises:
+        return curve
+    return [replace(epoch, train_noise_mse=None, validation_noise_mse=None) for epoch in curve]
+
+
 def course_findings(curve: LossCurve) -> Iterator[list[Finding]]:
     """After each epoch of ``curve``, the rules about its course that hold there."""
     best = 0
@@ -84,6 +91,8 @@ def judge(curve: LossCurve, settings: RunSettings | None = None) -> list[Finding
         curve: at least one epoch.
         settings: for the seed's advice by data-set size.
     """
+    settings = settings or RunSettings()
+    curve = what_is_judged(curve, settings)
     standing: dict[str, Finding] = {}
     past: dict[str, Finding] = {}
     for epoch, holding in zip(curve, course_findings(curve), strict=True):
@@ -96,8 +105,7 @@ def judge(curve: LossCurve, settings: RunSettings | None = None) -> list[Finding
             # The newest evidence, since the first epoch.
             standing[finding.code] = finding if before is None else replace(finding, epoch=before.epoch)
     found = [*standing.values(), *(finding for code, finding in past.items() if code not in standing)]
-    settings = settings or RunSettings()
-    found += _noise_mse_at_the_end(curve) if settings.denoises else []
+    found += _noise_mse_at_the_end(curve)
     found += _actions_at_the_end(curve)
     found += _findings_about_settings(curve, settings)
     return gravest_first(found)
@@ -166,7 +174,7 @@ def _findings_about_settings(curve: LossCurve, settings: RunSettings) -> Iterato
         return
     advice, last = advice_for(settings.samples), curve[-1]
     size = f"{settings.samples} training samples"
-    if settings.denoises and last.noise_mse is not None and math.isfinite(last.noise_mse):
+    if last.noise_mse is not None and math.isfinite(last.noise_mse):
         low, high = advice.target
         reached = last.noise_mse <= high
         yield Finding(
