@@ -11,8 +11,10 @@ import torch
 from chunkcast.training.choices import PredictionType
 from chunkcast.training.denoisers.residual_mlp import ResidualMlpDenoiser
 from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoising_loss, timestep_weights
+from chunkcast.training.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import training_noise_scheduler
+from chunkcast.training.state_differences import differences_of
 from chunkcast.training.windows import Batch
 
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
@@ -128,23 +130,28 @@ def test_later_actions_weigh_less_from_the_first_that_is_not_given() -> None:
     torch.testing.assert_close(alike.minimized, alike.objective)
 
 
-def test_the_encoder_sees_waves_of_the_state() -> None:
-    """Twice as fast with each frequency, and of the clamped state: a glitch still drives the network nowhere."""
-    config = replace(policy("sample").config, state_frequencies=3)
+def test_the_encoder_sees_differences_of_the_state() -> None:
+    """In their own scale, squashed near zero; a glitch still drives the network nowhere."""
+    config = replace(policy("sample").config, differences=((0, 1), (2, 1)))
     made = DiffusionPolicy(
-        config,
-        torch.tensor([1.0, 0, 0]),
-        torch.tensor([0.5, 1, 1]),
-        torch.zeros(2),
-        torch.ones(()),
-        *(torch.zeros(2),) * 2,
+        config, torch.zeros(3), torch.ones(3), torch.zeros(2), torch.ones(()), torch.zeros(2), torch.ones(2)
     )
+    made.fit_differences(torch.tensor([[1.0, 0.5, 0.5], [0.5, 1.0, 1.0]]))
+    torch.testing.assert_close(made.difference_std, torch.tensor([0.5, 1e-4]))
     seen: list[torch.Tensor] = []
     made.encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    made.encode(torch.tensor([[[1.25, -1.0, 99.0]]]), torch.tensor([[0.0, 1.0]]))
-    normalized = torch.tensor([0.5, -1.0, 5.0])
-    waves = [wave for rate in (1, 2, 4) for wave in ((rate * normalized).sin(), (rate * normalized).cos())]
-    torch.testing.assert_close(seen[0], torch.cat([normalized, *waves, torch.tensor([0.0, 1.0])])[None])
+    made.encode(torch.tensor([[[0.3, 0.2, 0.7]]]), torch.tensor([[0.0, 1.0]]))
+    between = torch.tensor([0.2, 5.0])
+    expected = [torch.tensor([0.3, 0.2, 0.7, 0.0, 1.0]), between, (2.0 * between).tanh(), (8.0 * between).tanh()]
+    torch.testing.assert_close(seen[0], torch.cat(expected)[None])
+
+
+def test_points_are_compared_with_each_other_and_with_where_they_were() -> None:
+    names = "hand_x hand_y hand_z grip cup_x cup_y cup_z previous_hand_x previous_hand_y previous_hand_z half_x"
+    elements = [(name, "1" if name == "grip" else "m") for name in names.split()]
+    assert differences_of(elements) == ((0, 4), (1, 5), (2, 6), (0, 7), (1, 8), (2, 9))
+    assert differences_of([("q_x", "1"), ("q_y", "1"), ("q_z", "1")]) == ()
+    assert len(differences_of(STATE_ELEMENTS)) == 3 * (6 + 3)
 
 
 def test_committed_actions_are_given_and_do_not_count() -> None:

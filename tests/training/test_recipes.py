@@ -140,7 +140,6 @@ def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: P
         ({"noise_only_fraction": 1.5}, r"--noise-only-fraction must lie in \[0, 1\], got 1.5"),
         ({"instructions": Path("table.toml")}, "--instructions needs --text-encoder"),
         ({"chunk_discount": 0.0}, r"--chunk-discount must lie in \(0, 1\], got 0.0"),
-        ({"state_frequencies": -1}, "--state-frequencies must not be negative"),
         ({"windows_per_episode": -1}, "--windows-per-episode must not be negative"),
         ({"adam_beta2": 1.0}, r"--adam-beta2 must lie in \[0, 1\)"),
     ],

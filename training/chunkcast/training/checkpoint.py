@@ -109,12 +109,18 @@ def read_checkpoint(file: Path) -> Checkpoint:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     embeddings = tensors.pop(EMBEDDINGS_TENSOR)
     return Checkpoint(
-        policy_config=PolicyConfig(**json.loads(metadata["policy_config"])),
+        policy_config=_policy_config(json.loads(metadata["policy_config"])),
         instructions=Instructions.from_facts(json.loads(metadata["instructions"]), embeddings),
         run=json.loads(metadata["run"]),
         progress=Progress(**json.loads(metadata["progress"])),
         tensors=tensors,
     )
+
+
+def _policy_config(facts: dict[str, Any]) -> PolicyConfig:
+    """JSON has lists where the configuration has tuples."""
+    differences = tuple((int(one), int(other)) for one, other in facts.pop("differences", ()))
+    return PolicyConfig(**facts, differences=differences)
 
 
 def read_run_facts(file: Path) -> dict[str, Any]:

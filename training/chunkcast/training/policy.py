@@ -22,6 +22,13 @@ NORMALIZED_STATE_LIMIT = 5.0
 MIN_STATE_STD = 1e-3
 """Entries that never vary (padding) are divided by this and stay at zero; real ones vary by more than a millimetre."""
 
+MIN_DIFFERENCE_STD = 1e-4
+"""As for the state; a point moves by a millimetre in a tick."""
+
+NEARNESS = (2.0, 8.0)
+"""A difference is squashed by ``tanh(steepness x)``: of hand and object, which are some 15 cm apart on the whole, the
+steeper one tells what the last two centimetres are."""
+
 
 @dataclass(frozen=True)
 class PolicyConfig:
@@ -43,8 +50,8 @@ class PolicyConfig:
     train_timesteps: int
     max_committed_steps: int = 0
     """The longest prefix of committed actions that the network has learned to continue; 0: none."""
-    state_frequencies: int = 0
-    """Sines and cosines of each entry of the state that the encoder sees beside it; 0: none."""
+    differences: tuple[tuple[int, int], ...] = ()
+    """Pairs of entries of the state whose difference the encoder sees too (see ``state_differences``)."""
 
 
 class DiffusionPolicy(nn.Module):
@@ -64,6 +71,9 @@ class DiffusionPolicy(nn.Module):
     instruction_scale: torch.Tensor
     action_low: torch.Tensor
     action_high: torch.Tensor
+    minuends: torch.Tensor
+    subtrahends: torch.Tensor
+    difference_std: torch.Tensor
 
     def __init__(
         self,
@@ -83,7 +93,10 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("instruction_scale", instruction_scale)
         self.register_buffer("action_low", action_low)
         self.register_buffer("action_high", action_high)
-        state_features = config.state_size * (1 + 2 * config.state_frequencies)
+        self.register_buffer("minuends", torch.tensor([pair[0] for pair in config.differences], dtype=torch.int64))
+        self.register_buffer("subtrahends", torch.tensor([pair[1] for pair in config.differences], dtype=torch.int64))
+        self.register_buffer("difference_std", torch.ones(len(config.differences)))
+        state_features = config.state_size + len(config.differences) * (1 + len(NEARNESS))
         condition_size = config.observation_steps * state_features + config.instruction_size
         self.encoder = nn.Sequential(
             nn.Linear(condition_size, config.embedding_size),
@@ -106,17 +119,26 @@ class DiffusionPolicy(nn.Module):
         """``state [B, T, S]`` in physical units and ``instruction [B, E]``, encoded ``[B, W]``: once for a chunk,
         whatever the number of evaluations.
 
-        Beside each entry of the state the encoder sees ``sin(2^k x)`` and ``cos(2^k x)`` of its normalised value
-        (Fourier features, Tancik et al. 2020, arXiv:2006.10739): a network learns slowly what changes fast with its
-        input, and among fifty tasks' states a grasp's last centimetre is a tenth of a standard deviation.
+        Beside the state the encoder sees its ``differences``, in their own standard deviations and squashed: close to
+        zero a millimetre counts, and far away nothing does, as for whoever reaches for a thing.
         """
         normalized = (state - self.state_mean) / self.state_std
         normalized = normalized.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
-        scaled = [normalized * 2.0**power for power in range(self.config.state_frequencies)]
-        waves = [wave for angle in scaled for wave in (angle.sin(), angle.cos())]
-        state_features = torch.cat([normalized, *waves], dim=-1)  # [B, T, S * (1 + 2 K)]
         told = (instruction - self.instruction_mean) / self.instruction_scale
-        return cast(torch.Tensor, self.encoder(torch.cat([state_features.flatten(1), told], dim=-1)))
+        seen = [normalized.flatten(1), told]
+        if self.config.differences:
+            between = self._between(state) / self.difference_std  # [B, T, D]
+            between = between.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
+            seen += [between.flatten(1), *((between * steepness).tanh().flatten(1) for steepness in NEARNESS)]
+        return cast(torch.Tensor, self.encoder(torch.cat(seen, dim=-1)))
+
+    def fit_differences(self, states: torch.Tensor) -> None:
+        """Take the differences' scale from ``states [N, S]``: their root mean square."""
+        self.difference_std.copy_(self._between(states).square().mean(0).sqrt().clamp_min(MIN_DIFFERENCE_STD))
+
+    def _between(self, state: torch.Tensor) -> torch.Tensor:
+        """``[..., S] -> [..., D]``, in physical units."""
+        return state.index_select(-1, self.minuends) - state.index_select(-1, self.subtrahends)
 
     def normalize_actions(self, actions: torch.Tensor) -> torch.Tensor:
         """Physical units to [-1, 1]."""

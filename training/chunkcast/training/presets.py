@@ -24,7 +24,7 @@ PRESETS: dict[str, Settings] = {
         "loss_weighting": "uniform",
         "noise_only_fraction": 0.0,
         "chunk_discount": 1.0,
-        "state_frequencies": 0,
+        "differences": False,
         "max_committed_steps": 0,
         "epochs": 10,
         "windows_per_episode": 1,

@@ -86,9 +86,9 @@ class TrainConfig:
     to continue smoothly; 0 trains without real-time chunking."""
     committed_fraction: float = 0.25
     """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
-    state_frequencies: int = 4
-    """Sines and cosines of each entry of the state that the network sees beside it: what tells a millimetre from the
-    next; 0 for none."""
+    differences: bool = True
+    """Show the network the vectors between the state's points too, elements that are named NAME_x, NAME_y and NAME_z in
+    metres, and how each point moved since previous_NAME."""
     denoiser: DenoiserName = "mlp"
     """The network: a residual MLP over the flattened chunk, a U-Net over time (ConditionalUnet1D), or a transformer
     with a token an action (DiT)."""
@@ -146,8 +146,7 @@ class TrainConfig:
         self._require("validation_fraction", 0.0 < self.validation_fraction < 1.0, "lie in (0, 1)")
         for name in ("ema_decay", "adam_beta2"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "lie in [0, 1)")
-        for name in ("windows_per_episode", "state_frequencies"):
-            self._require(name, getattr(self, name) >= 0, "not be negative")
+        self._require("windows_per_episode", self.windows_per_episode >= 0, "not be negative")
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")

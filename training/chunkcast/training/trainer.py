@@ -43,6 +43,7 @@ from chunkcast.training.language.instruction_table import told_instructions
 from chunkcast.training.objective import Objective
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
+from chunkcast.training.state_differences import differences_of
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
 from chunkcast.training.warm_start import start_from, weights_file
@@ -101,7 +102,7 @@ class Trainer:
             prediction_type=config.prediction_type,
             train_timesteps=config.process_timesteps,
             max_committed_steps=config.max_committed_steps,
-            state_frequencies=config.state_frequencies,
+            differences=differences_of(demonstrations.manifest["state"]["elements"]) if config.differences else (),
         )
         torch.manual_seed(config.seed)
         rows = np.isin(demonstrations.episode_index, train_episodes)
@@ -114,7 +115,9 @@ class Trainer:
             *self.instructions.moments(),
             action_low,
             action_high,
-        ).to(device)
+        )
+        self.policy.fit_differences(states)
+        self.policy.to(device)
         if config.start_from is not None and not config.resume:
             start_from(self.policy, self.instructions, config.start_from, LAST_CHECKPOINT)
         self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
