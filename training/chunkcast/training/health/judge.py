@@ -60,10 +60,8 @@ def run_settings(facts: dict[str, Any]) -> RunSettings:
 
 
 def what_is_judged(curve: LossCurve, settings: RunSettings) -> LossCurve:
-    """``curve`` without the noise MSE where that says nothing of the run."""
-    if settings.denoises:
-        return curve
-    return [replace(epoch, train_noise_mse=None, validation_noise_mse=None) for epoch in curve]
+    """``curve``, which knows then whether its noise MSE is to be judged."""
+    return curve if settings.denoises else [replace(epoch, denoises=False) for epoch in curve]
 
 
 def course_findings(curve: LossCurve) -> Iterator[list[Finding]]:

@@ -36,6 +36,7 @@ class EpochLosses:
         action_mse: error of sampled actions on held-out data, normalised units.
         action_variance: what the best policy scores there that does not look at its observation.
         gradient_norm: mean norm before clipping.
+        denoises: whether the noise MSE is what the run was trained for; where it is not, it is not judged.
     """
 
     epoch: int
@@ -46,10 +47,13 @@ class EpochLosses:
     action_mse: float | None = None
     action_variance: float | None = None
     gradient_norm: float | None = None
+    denoises: bool = True
 
     @property
     def noise_mse(self) -> float | None:
-        """On held-out data where it was measured there, else on training data."""
+        """On held-out data where it was measured there, else on training data; None where it is not judged."""
+        if not self.denoises:
+            return None
         return self.train_noise_mse if self.validation_noise_mse is None else self.validation_noise_mse
 
     @property

@@ -144,7 +144,7 @@ def oscillation(moment: Moment) -> Finding | None:
 def plateau(moment: Moment) -> Finding | None:
     """The noise MSE stands still above 2.0."""
     last = moment.last(PLATEAU_EPOCHS)
-    losses = [epoch.train_noise_mse for epoch in last if epoch.train_noise_mse is not None]
+    losses = [epoch.train_noise_mse for epoch in last if epoch.denoises and epoch.train_noise_mse is not None]
     if (
         len(losses) < PLATEAU_EPOCHS
         or not all(loss > PLATEAU_LOSS for loss in losses)
