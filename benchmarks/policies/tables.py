@@ -12,7 +12,8 @@ DEMONSTRATIONS = 50
 
 TOLD = {
     "six": "",
-    "mt50": "--text-encoder policies/text-encoders/all-minilm-l6-v2 --width 416 --blocks 3 --embedding-size 512 --batch-size 256",
+    "mt50": "--text-encoder policies/text-encoders/all-minilm-l6-v2 "
+    "--width 416 --blocks 3 --embedding-size 512 --batch-size 256",
 }
 """What chunkcast-train is told of a suite: the six tasks by name, the fifty by sentences."""
 
