@@ -73,7 +73,7 @@ health-cost: $(VENV)/.dev ## throughput with and without judging health, 32 robo
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
-evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by instruction and by sentences held out (8 min)
+evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by instruction and by sentences held out (9 min)
 	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --json docs/results/metaworld-mt50.json
 	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --instructions $(INSTRUCTIONS) --json docs/results/metaworld-mt50-held-out.json
 
@@ -82,10 +82,11 @@ policy: data/six ## collect, train and export a policy of the six tasks, into da
 	$(BIN)/chunkcast-train --data data/six --out runs/six
 	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six --overwrite
 
-policy-mt50: data/mt50 ## the shipped policy of the fifty tasks anew (35 min)
+policy-mt50: data/mt50 ## the shipped policy of the fifty tasks anew (40 min)
 	rm -rf runs/mt50
 	$(BIN)/chunkcast-train --data data/mt50 --out runs/mt50 --text-encoder $(ENCODER) --width 416 --blocks 3 --embedding-size 512 --epochs 14 --batch-size 256 --patience 0
 	$(BIN)/chunkcast-export --run runs/mt50 --out bundles/metaworld-mt50 --steps 1 --overwrite
+	$(BIN)/chunkcast-health measure bundles/metaworld-mt50
 
 data/six: | $(VENV)/.dev
 	$(BIN)/chunkcast-collect --out $@

@@ -162,6 +162,6 @@ def command(module: str, flags: str, fresh: Path | None = None) -> None:
         fresh: a folder of a run that may have been interrupted: it is resumed.
     """
     resume = ["--resume"] if fresh is not None and (fresh / "checkpoints" / "last.safetensors").is_file() else []
-    command = [sys.executable, "-m", module, *shlex.split(flags), *resume]
-    print(f"$ {shlex.join(command[2:])}", file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    arguments = [sys.executable, "-m", module, *shlex.split(flags), *resume]
+    print(f"$ {shlex.join(arguments[2:])}", file=sys.stderr, flush=True)
+    subprocess.run(arguments, check=True, stdout=sys.stderr)

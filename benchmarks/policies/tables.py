@@ -109,7 +109,7 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("half of the windows noised to the end", "--noise-only-fraction 0.5"),
         Run("a chunk's actions alike", "--chunk-discount 1"),
         Run("no vectors between the state's points", "--no-differences"),
-        Run("batches of 512", "--batch-size 512"),
+        Run("batches of 128", "--batch-size 128"),
         Run("committed actions in three windows of four", "--committed-fraction 0.75"),
         Run("one window an episode and epoch", "--windows-per-episode 1 --validation-windows 256"),
         Run("two observations", "--observation-steps 2"),

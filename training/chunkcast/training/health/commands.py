@@ -211,8 +211,7 @@ def calibrate_command(config: Calibrate) -> None:
     from chunkcast.training.health.rollouts import Rollouts
     from chunkcast.training.health.tables import print_calibration
 
-    if config.episodes < 1 or config.workers < 1:
-        raise TrainingError(f"--episodes and --workers must be at least 1, got {config.episodes} and {config.workers}")
+    rollouts = Rollouts(config.episodes, config.seed, config.workers)
     if not config.runs:
         raise TrainingError("no run to calibrate on; name the folders of three or more runs of chunkcast-train")
     if len(config.runs) < MIN_RUNS:
@@ -220,7 +219,6 @@ def calibrate_command(config: Calibrate) -> None:
     spec = read_spec(config.bundle)
     demonstrations = read_demonstrations(config.data)
     own_run, own_file = find_checkpoint(spec, config.runs)
-    rollouts = Rollouts(config.episodes, config.seed, config.workers)
     played = _play(config, demonstrations, rollouts, spec.sampler.evaluations)
     summary = rollouts.play_bundle(config.bundle)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.rollouts import CALIBRATION_SEED
 
 
@@ -43,12 +42,10 @@ def measure_command(config: Measure) -> None:
     from chunkcast.training.health.rollouts import Rollouts
     from chunkcast.training.health.tables import print_expectations
 
-    if config.episodes < 1 or config.workers < 1:
-        raise TrainingError(f"--episodes and --workers must be at least 1, got {config.episodes} and {config.workers}")
+    rollouts = Rollouts(config.episodes, config.seed, config.workers)
     spec = read_spec(config.bundle)
     require_unseen(spec, config.seed, config.seed + config.episodes - 1, CALIBRATION_SEED)
     with Console(stderr=True).status(f"playing {config.episodes} episodes of each task"):
-        rollouts = Rollouts(config.episodes, config.seed, config.workers)
         summary = rollouts.play_bundle(config.bundle, "--health-share", "0")
     if config.json:
         write_json(config.json, summary)

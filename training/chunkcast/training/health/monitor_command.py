@@ -49,13 +49,11 @@ def monitor_command(config: Monitor) -> None:
     from chunkcast.training.health.rollouts import Rollouts
     from chunkcast.training.health.tables import print_thresholds
 
-    if config.episodes < 1 or config.workers < 1:
-        raise TrainingError(f"--episodes and --workers must be at least 1, got {config.episodes} and {config.workers}")
+    rollouts = Rollouts(config.episodes, config.seed, config.workers)
     if not 0.0 < config.false_alarms < 1.0:
         raise TrainingError(f"--false-alarms is {config.false_alarms}, expected above 0 and below 1")
     if config.execute_steps is not None and config.execute_steps < 1:
         raise TrainingError(f"--execute-steps is {config.execute_steps}, expected 1 or more")
-    rollouts = Rollouts(config.episodes, config.seed, config.workers)
     with Console(stderr=True).status("reading the bundle") as status:
         health = calibrate_monitor(config.bundle, rollouts, config.false_alarms, config.execute_steps, status.update)
     print_thresholds(health)

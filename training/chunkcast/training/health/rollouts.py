@@ -38,11 +38,19 @@ class Rollouts:
         episodes: of each task.
         seed: the first episode's; the others take the following ones.
         workers: parallel robots.
+
+    Raises:
+        TrainingError: there is nothing to play, or no robot.
     """
 
     episodes: int
     seed: int
     workers: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be played."""
+        if self.episodes < 1 or self.workers < 1:
+            raise TrainingError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
 
     def play_checkpoint(self, file: Path, steps: int) -> dict[str, Any]:
         """Export ``file`` with ``steps`` evaluations, serve and play it; what ``chunkcast-sim --json`` writes.
