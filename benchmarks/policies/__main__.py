@@ -22,6 +22,8 @@ from benchmarks.policies.tables import SEED_REPORTED, TABLES, Play
 from chunkcast.training.files import write_json
 from chunkcast.training.health.rollouts import Rollouts
 
+CORES = len(os.sched_getaffinity(0))
+
 CHOICE_SEED = 500_000
 """Of the episodes that choices are made on: neither demonstrated nor of the evaluation."""
 
@@ -97,7 +99,7 @@ def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Pa
             f"--run {shlex.quote(str(folder))} --out {bundle} --steps {play.evaluations}",
         )
         flags = ["--execute-steps", str(play.execute_steps)] if play.execute_steps else []
-        rollouts = Rollouts(config.episodes, config.seed, os.cpu_count() or 1)
+        rollouts = Rollouts(min(config.episodes, play.episodes), config.seed, CORES)
         summary = rollouts.play_bundle(bundle, *flags, "--health-share", "0")
         training = json.loads((bundle / "policy.json").read_text())["training"]
         row = {
@@ -123,7 +125,7 @@ def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Pa
             "chunk_latency_ms": summary["chunk_latency_ms"],
             "first_seed": config.seed,
             "command": shlex.join(["python", "-m", "benchmarks.policies", *sys.argv[1:]]),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "machine": f"{platform.machine()}, cores: {CORES}",
         }
     low, high = row["ci95"]
     print(

@@ -30,10 +30,12 @@ class Play:
     Attributes:
         evaluations: of the denoiser, for a chunk.
         execute_steps: actions of a chunk that are executed; 0 for the policy's own advice.
+        episodes: of each task at most, where more would take hours.
     """
 
     evaluations: int
     execute_steps: int = 0
+    episodes: int = 1_000
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ class Run:
 
     name: str
     flags: str = ""
-    plays: tuple[Play, ...] = (Play(1), Play(2))
+    plays: tuple[Play, ...] = (Play(1),)
     collect: str = ""
     minutes: float = 1.0
     student_of: str = ""
     suites: tuple[str, ...] = field(default=("six", "mt50"))
 
 
+ONE_AND_FOUR = (Play(1), Play(4))
 ALL_EVALUATIONS = tuple(Play(evaluations) for evaluations in (100, 16, 10, 4, 2, 1))
 
 SMALL = "--batch-size 128 --width 256 --blocks 3 --embedding-size 384 --warmup-steps 100 --validation-windows 512"
@@ -68,6 +71,7 @@ SEEDS_HEAD = "--denoiser unet --width 256 --blocks 3 --embedding-size 512 --batc
 TABLES: dict[str, tuple[Run, ...]] = {
     "few-step": (
         Run("clean-action", plays=ALL_EVALUATIONS),
+        Run("clean-action, timesteps alike", "--noise-only-fraction 0", plays=ALL_EVALUATIONS),
         Run("noise", "--prediction-type epsilon", plays=ALL_EVALUATIONS),
         Run("velocity", "--prediction-type v_prediction", plays=ALL_EVALUATIONS),
         Run("mip", "--objective mip", plays=(Play(2), Play(1))),
@@ -75,16 +79,16 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("student of noise", STUDENT, plays=(Play(1),), student_of="noise", minutes=0.5),
     ),
     "denoisers": (
-        Run("mlp"),
-        Run("unet", "--denoiser unet --width 64 --blocks 3 --embedding-size 256"),
-        Run("transformer", "--denoiser transformer --width 128 --blocks 4 --embedding-size 256"),
-        Run("unet, 73 M", SEEDS_HEAD),
+        Run("mlp", plays=ONE_AND_FOUR),
+        Run("unet", "--denoiser unet --width 64 --blocks 3 --embedding-size 256", plays=ONE_AND_FOUR),
+        Run("transformer", "--denoiser transformer --width 128 --blocks 4 --embedding-size 256", plays=ONE_AND_FOUR),
+        Run("unet, 73 M", SEEDS_HEAD, plays=(Play(1), Play(4, episodes=5))),
     ),
     "seed": (
         Run(
             "seed's recipe",
             "--preset tinyvla-73m",
-            plays=(Play(100), Play(10)),
+            plays=(Play(10, episodes=5),),
             collect="--episodes 88 --noise 0",
             minutes=0,
             suites=("six",),
@@ -92,7 +96,7 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run(
             "seed's head, our recipe",
             f"{SEEDS_HEAD} --horizon 20",
-            plays=(Play(4), Play(1)),
+            plays=(Play(1), Play(4, episodes=5)),
             collect="--episodes 88",
             suites=("six",),
         ),
@@ -109,6 +113,7 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("half of the windows noised to the end", "--noise-only-fraction 0.5"),
         Run("a chunk's actions alike", "--chunk-discount 1"),
         Run("no vectors between the state's points", "--no-differences"),
+        Run("squared error", "--huber 0"),
         Run("batches of 128", "--batch-size 128"),
         Run("committed actions in three windows of four", "--committed-fraction 0.75"),
         Run("one window an episode and epoch", "--windows-per-episode 1 --validation-windows 256"),

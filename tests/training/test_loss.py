@@ -10,9 +10,9 @@ import torch
 
 from chunkcast.training.choices import PredictionType
 from chunkcast.training.denoisers.residual_mlp import ResidualMlpDenoiser
-from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoising_loss, timestep_weights
+from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoising_loss, penalty, timestep_weights
 from chunkcast.training.metaworld_tasks import STATE_ELEMENTS
-from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+from chunkcast.training.policy import DIFFERENCE_BINS, DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import training_noise_scheduler
 from chunkcast.training.state_differences import differences_of
 from chunkcast.training.windows import Batch
@@ -128,10 +128,13 @@ def test_later_actions_weigh_less_from_the_first_that_is_not_given() -> None:
     assert torch.equal(loss.noise_mse, alike.noise_mse)
     assert torch.equal(loss.objective, alike.objective)
     torch.testing.assert_close(alike.minimized, alike.objective)
+    large = denoising_loss(made, scheduler, windows, timestep, noise, prefix_length, huber=0.1)
+    assert torch.equal(large.objective, alike.objective)
+    assert not torch.equal(large.minimized, alike.minimized)
 
 
 def test_the_encoder_sees_differences_of_the_state() -> None:
-    """In their own scale, squashed near zero; a glitch still drives the network nowhere."""
+    """In their own scale and by the intervals that they were met in; a glitch still drives the network nowhere."""
     config = replace(policy("sample").config, differences=((0, 1), (2, 1)))
     made = DiffusionPolicy(
         config, torch.zeros(3), torch.ones(3), torch.zeros(2), torch.ones(()), torch.zeros(2), torch.ones(2)
@@ -141,9 +144,25 @@ def test_the_encoder_sees_differences_of_the_state() -> None:
     seen: list[torch.Tensor] = []
     made.encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     made.encode(torch.tensor([[[0.3, 0.2, 0.7]]]), torch.tensor([[0.0, 1.0]]))
-    between = torch.tensor([0.2, 5.0])
-    expected = [torch.tensor([0.3, 0.2, 0.7, 0.0, 1.0]), between, (2.0 * between).tanh(), (8.0 * between).tanh()]
-    torch.testing.assert_close(seen[0], torch.cat(expected)[None])
+    # The first was met from -0.5 to 0.5, so 0.1 lies in the 29th of 48 intervals, at 0.8 of it; the other was always 0.
+    binned = torch.full((2, DIFFERENCE_BINS), 1.0)
+    binned[0, 28:] = -1.0
+    binned[0, 28] = 2 * 0.8 - 1
+    expected = [torch.tensor([0.3, 0.2, 0.7, 0.0, 1.0]), torch.tensor([0.2, 5.0]), binned.flatten()]
+    torch.testing.assert_close(seen[0], torch.cat(expected)[None], rtol=0.0, atol=1e-4)
+
+
+def test_a_large_error_counts_by_its_size_and_the_likelier_of_two_actions_costs_least() -> None:
+    errors = torch.tensor([0.0, 0.001, 1.0])
+    torch.testing.assert_close(
+        penalty(errors**2, 0.1), torch.tensor([0.0, 0.001**2 / 0.2, 0.905]), rtol=1e-2, atol=1e-6
+    )
+    assert torch.equal(penalty(errors**2, 0.0), errors**2)
+    demonstrated, answers = torch.tensor([-1.0] * 4 + [1.0] * 6), torch.linspace(-1.0, 1.0, 201)
+    squared = (answers[:, None] - demonstrated) ** 2
+    for huber, learned in ((0.0, 0.2), (0.1, 0.91)):
+        best = answers[penalty(squared, huber).mean(-1).argmin()]
+        assert float(best) == pytest.approx(learned, abs=0.02)
 
 
 def test_points_are_compared_with_each_other_and_with_where_they_were() -> None:

@@ -32,7 +32,7 @@ class Drawn:
 
     def __call__(self, *arguments: Any) -> DenoisingLoss:
         self.batch: Batch
-        _, _, self.batch, self.timestep, self.noise, self.prefix_length, self.discount = arguments
+        _, _, self.batch, self.timestep, self.noise, self.prefix_length, self.discount, self.huber = arguments
         self.loss = denoising_loss(*arguments)
         return self.loss
 
@@ -52,11 +52,11 @@ def test_a_share_of_the_windows_is_noised_to_the_end_and_the_others_are_reported
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn, made = Drawn(monkeypatch), policy("sample")
-    config = replace(CONFIG, noise_only_fraction=0.75, chunk_discount=0.5, committed_fraction=0.0)
+    config = replace(CONFIG, noise_only_fraction=0.75, chunk_discount=0.5, huber=0.2, committed_fraction=0.0)
     minimized, reported = objective(config, made).loss(batch(SIZE), torch.Generator().manual_seed(0))
     assert (drawn.timestep[:30] == 99).all()
     assert len(drawn.timestep[30:].unique()) > 5
-    assert drawn.discount == 0.5
+    assert (drawn.discount, drawn.huber) == (0.5, 0.2)
     weights = timestep_weights(training_noise_scheduler(made.config), "sample", "clamped-snr")[drawn.timestep]
     torch.testing.assert_close(minimized, (weights * drawn.loss.minimized).mean())
     assert torch.equal(reported.objective, drawn.loss.objective[30:])

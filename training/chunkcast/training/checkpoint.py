@@ -21,7 +21,7 @@ from chunkcast.training.errors import CheckpointError
 from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
-FORMAT_VERSION = "3"
+FORMAT_VERSION = "4"
 
 LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
 BEST_CHECKPOINT = Path("checkpoints/best.safetensors")

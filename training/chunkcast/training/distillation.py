@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from chunkcast.training.loss import DenoisingLoss, masked_mean
+from chunkcast.training.loss import DenoisingLoss, masked_mean, penalty
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.sampling import sample_chunk, training_noise_scheduler
 from chunkcast.training.windows import Batch
@@ -43,19 +43,25 @@ def taught_chunk(
 
 
 def student_loss(
-    policy: DiffusionPolicy, batch: Batch, taught: torch.Tensor, noise: torch.Tensor, prefix_length: torch.Tensor
+    policy: DiffusionPolicy,
+    batch: Batch,
+    taught: torch.Tensor,
+    noise: torch.Tensor,
+    prefix_length: torch.Tensor,
+    huber: float = 0.0,
 ) -> DenoisingLoss:
     """The student's error from ``taught`` (from ``taught_chunk``), per window: it predicts the clean chunk from noise.
 
     The noise MSE is what follows from it, as for any clean-action prediction; at the last timestep that is next to
-    nothing.
+    nothing. ``huber`` is that of ``penalty``.
     """
     committed = policy.committed_rows(prefix_length)
     given = torch.where(committed[..., None] > 0, taught, noise)
     last = policy.config.train_timesteps - 1
     timestep = torch.full((len(noise),), last, device=noise.device)
     prediction = policy(given, timestep, policy.encode(batch.state, batch.instruction), committed).float()
-    objective = masked_mean((prediction - taught) ** 2, 1.0 - committed)
+    squared_error = (prediction - taught) ** 2
+    objective = masked_mean(squared_error.detach(), 1.0 - committed)
     abar = training_noise_scheduler(policy.config).alphas_cumprod[last]
-    error = objective.detach()
-    return DenoisingLoss(objective, error, error * float(abar / (1.0 - abar)))
+    minimized = masked_mean(penalty(squared_error, huber), 1.0 - committed)
+    return DenoisingLoss(minimized, objective, objective * float(abar / (1.0 - abar)))

@@ -27,10 +27,10 @@ class DenoisingLoss:
     """Per-window losses over the chunk's unmasked actions.
 
     Attributes:
-        minimized: float32 ``[B]``, the squared error of what the network predicts (x_0, eps or v), later actions
-            discounted.
-        objective: float32 ``[B]``, the same error of all actions alike: what is reported, and compared between training
-            and validation.
+        minimized: float32 ``[B]``, the error of what the network predicts (x_0, eps or v), squared or as ``penalty``
+            says, later actions discounted.
+        objective: float32 ``[B]``, its squared error, of all actions alike: what is reported, and compared between
+            training and validation.
         noise_mse: float32 ``[B]``, the squared error of the noise, whatever is predicted: what runs are compared by.
     """
 
@@ -51,6 +51,7 @@ def denoising_loss(
     noise: torch.Tensor,
     prefix_length: torch.Tensor,
     discount: float = 1.0,
+    huber: float = 0.0,
 ) -> DenoisingLoss:
     """The loss of ``batch`` at ``timestep`` (int64 ``[B]``) with ``noise`` (float32 ``[B, H, A]``).
 
@@ -82,7 +83,17 @@ def denoising_loss(
     rows = torch.arange(mask.shape[1], device=mask.device)[None]  # [1, H]
     discounts = discount ** (rows - prefix_length[:, None]).clamp_min(0)  # [B, H]
     objective = masked_mean(squared_error.detach(), mask)
-    return DenoisingLoss(masked_mean(squared_error, mask * discounts), objective, objective * noise_share)
+    minimized = masked_mean(penalty(squared_error, huber), mask * discounts)
+    return DenoisingLoss(minimized, objective, objective * noise_share)
+
+
+def penalty(squared_error: torch.Tensor, huber: float) -> torch.Tensor:
+    """What an error costs: its square or, from about ``huber`` on, its size (pseudo-Huber: sqrt(e^2 + c^2) - c).
+
+    Squared errors teach the mean. Where one of two actions is right, and a state leaves open which, that is a third one
+    that nobody demonstrated; errors by their size teach the likelier one.
+    """
+    return (squared_error + huber**2).sqrt() - huber if huber else squared_error
 
 
 def continued_chunk(clean: torch.Tensor, executed: torch.Tensor, prefix_length: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ class Objective:
             target = taught_chunk(self._policy, self._teacher, self._teacher_sampler, batch, noise, prefix_length)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             if self._teacher:
-                loss = student_loss(self._policy, batch, target, noise, prefix_length)
+                loss = student_loss(self._policy, batch, target, noise, prefix_length, self._config.huber)
                 return loss.minimized.mean(), loss
             timestep = self._timesteps(size, generator)
             loss = denoising_loss(
@@ -82,6 +82,7 @@ class Objective:
                 noise,
                 prefix_length,
                 self._config.chunk_discount,
+                self._config.huber,
             )
         minimized = (loss.minimized * self._weights[timestep].to(self._device)).mean()
         return minimized, loss.of(slice(self._noise_only(size), None))

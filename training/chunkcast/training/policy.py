@@ -25,9 +25,14 @@ MIN_STATE_STD = 1e-3
 MIN_DIFFERENCE_STD = 1e-4
 """As for the state; a point moves by a millimetre in a tick."""
 
-NEARNESS = (2.0, 8.0)
-"""A difference is squashed by ``tanh(steepness x)``: of hand and object, which are some 15 cm apart on the whole, the
-steeper one tells what the last two centimetres are."""
+DIFFERENCE_BINS = 48
+"""Intervals of a difference, each met equally often: narrow where hands meet objects, wide on the way there."""
+
+MIN_BIN_WIDTH = 2e-4
+"""Metres; of a difference that never varies all edges are the same."""
+
+EDGE_SAMPLES = 100_000
+"""The most states from which the intervals are taken."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class DiffusionPolicy(nn.Module):
     minuends: torch.Tensor
     subtrahends: torch.Tensor
     difference_std: torch.Tensor
+    bin_low: torch.Tensor
+    bin_width: torch.Tensor
 
     def __init__(
         self,
@@ -96,7 +103,9 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("minuends", torch.tensor([pair[0] for pair in config.differences], dtype=torch.int64))
         self.register_buffer("subtrahends", torch.tensor([pair[1] for pair in config.differences], dtype=torch.int64))
         self.register_buffer("difference_std", torch.ones(len(config.differences)))
-        state_features = config.state_size + len(config.differences) * (1 + len(NEARNESS))
+        self.register_buffer("bin_low", torch.zeros(len(config.differences), DIFFERENCE_BINS))
+        self.register_buffer("bin_width", torch.ones(len(config.differences), DIFFERENCE_BINS))
+        state_features = config.state_size + len(config.differences) * (1 + DIFFERENCE_BINS)
         condition_size = config.observation_steps * state_features + config.instruction_size
         self.encoder = nn.Sequential(
             nn.Linear(condition_size, config.embedding_size),
@@ -119,22 +128,33 @@ class DiffusionPolicy(nn.Module):
         """``state [B, T, S]`` in physical units and ``instruction [B, E]``, encoded ``[B, W]``: once for a chunk,
         whatever the number of evaluations.
 
-        Beside the state the encoder sees its ``differences``, in their own standard deviations and squashed: close to
-        zero a millimetre counts, and far away nothing does, as for whoever reaches for a thing.
+        Beside the state the encoder sees its ``differences``, in their own standard deviations and in a piecewise
+        linear encoding over intervals (Gorishniy et al. 2022, arXiv:2203.05556, eq. 1): an expert does another thing
+        from one millimetre to the next, and a network that is shown a smooth number learns such an edge slowly.
         """
         normalized = (state - self.state_mean) / self.state_std
         normalized = normalized.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
         told = (instruction - self.instruction_mean) / self.instruction_scale
         seen = [normalized.flatten(1), told]
         if self.config.differences:
-            between = self._between(state) / self.difference_std  # [B, T, D]
-            between = between.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
-            seen += [between.flatten(1), *((between * steepness).tanh().flatten(1) for steepness in NEARNESS)]
+            between = self._between(state)  # [B, T, D]
+            scaled = (between / self.difference_std).clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
+            seen += [scaled.flatten(1), self._binned(between).flatten(1)]
         return cast(torch.Tensor, self.encoder(torch.cat(seen, dim=-1)))
 
     def fit_differences(self, states: torch.Tensor) -> None:
-        """Take the differences' scale from ``states [N, S]``: their root mean square."""
+        """Take the differences' scale, their root mean square, and their intervals from ``states [N, S]``."""
         self.difference_std.copy_(self._between(states).square().mean(0).sqrt().clamp_min(MIN_DIFFERENCE_STD))
+        some = self._between(states[:: -(-len(states) // EDGE_SAMPLES)])
+        levels = torch.linspace(0.0, 1.0, DIFFERENCE_BINS + 1, device=states.device)
+        # Distinct ones: what rests, and what is absent and zero, would take most of the intervals.
+        edges = torch.stack([torch.quantile(values.unique(), levels) for values in some.T])
+        self.bin_low.copy_(edges[:, :-1])
+        self.bin_width.copy_(edges.diff().clamp_min(MIN_BIN_WIDTH))
+
+    def _binned(self, between: torch.Tensor) -> torch.Tensor:
+        """``[..., D] -> [..., D, DIFFERENCE_BINS]``: of each interval how much lies below, from -1 to 1."""
+        return 2.0 * ((between[..., None] - self.bin_low) / self.bin_width).clamp(0.0, 1.0) - 1.0
 
     def _between(self, state: torch.Tensor) -> torch.Tensor:
         """``[..., S] -> [..., D]``, in physical units."""

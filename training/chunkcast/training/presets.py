@@ -24,6 +24,7 @@ PRESETS: dict[str, Settings] = {
         "loss_weighting": "uniform",
         "noise_only_fraction": 0.0,
         "chunk_discount": 1.0,
+        "huber": 0.0,
         "differences": False,
         "max_committed_steps": 0,
         "epochs": 10,
@@ -45,8 +46,9 @@ BY_DENOISER: dict[str, Settings] = {
 }
 
 BY_PREDICTION_TYPE: dict[str, Settings] = {
-    # At the last timestep the noise is what the network is given: there is nothing to learn there.
-    "epsilon": {"noise_only_fraction": 0.0},
+    # At the last timestep the noise is what the network is given: there is nothing to learn there. And sampling takes
+    # the prediction for the noise's mean.
+    "epsilon": {"noise_only_fraction": 0.0, "huber": 0.0},
 }
 
 
