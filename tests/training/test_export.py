@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_che
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.cli import ExportConfig, export_command
 from chunkcast.training.export.parity import verify_parity
-from chunkcast.training.export.policy_graph import PolicyGraph, onnx_graph
+from chunkcast.training.export.policy_graph import onnx_graph
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler
 from chunkcast.training.train_config import TrainConfig
@@ -51,16 +52,20 @@ def test_graph_equals_diffusers_ddim(policy: DiffusionPolicy, prediction_type: s
 
 def test_committed_actions_come_back_as_the_chunks_first_rows(policy: DiffusionPolicy) -> None:
     config, scheduler = policy.config, sampling_scheduler(policy.config, 2)
-    graph = PolicyGraph(policy, scheduler)
+    session = onnxruntime.InferenceSession(onnx_graph(policy, scheduler), providers=["CPUExecutionProvider"])
+
+    def graph(*inputs: torch.Tensor) -> torch.Tensor:
+        feeds = {each.name: value.numpy() for each, value in zip(session.get_inputs(), inputs, strict=True)}
+        return torch.from_numpy(session.run(None, feeds)[0])
+
     generator = torch.Generator().manual_seed(0)
     state = torch.randn(3, config.observation_steps, config.state_size, generator=generator)
     instruction = torch.eye(config.instruction_size)[[0, 1, 0]]
     noise = torch.randn(3, config.horizon, config.action_size, generator=generator)
     prefix = torch.rand(3, config.horizon, config.action_size, generator=generator) * 2 - 1
     lengths = torch.tensor([0, 1, config.max_committed_steps])
-    with torch.no_grad():
-        actions = graph(state, instruction, noise, prefix, lengths)
-        free = graph(state, instruction, noise, prefix * 0.5, lengths * 0)
+    actions = graph(state, instruction, noise, prefix, lengths)
+    free = graph(state, instruction, noise, prefix * 0.5, lengths * 0)
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(actions[row, :length], prefix[row, :length])
     # What is committed decides what follows; where nothing is, the prefix is not looked at.

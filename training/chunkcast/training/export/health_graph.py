@@ -95,7 +95,7 @@ def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: by
         policy_file: its name in the bundle.
 
     Raises:
-        ExportError: no weight is in ``policy_graph``, or the graph differs from torch.
+        ExportError: a weight is not in ``policy_graph``, or the graph differs from torch.
     """
     config = policy.config
     module = HealthGraph(policy, noise_scheduler).eval()
@@ -108,11 +108,11 @@ def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: by
         module, example, [STATE_INPUT, INSTRUCTION_INPUT, ACTIONS_INPUT], [LOSS_OUTPUT, EMBEDDING_OUTPUT]
     )
     weights = [each for each in model.graph.initializer if each.name.startswith("policy.")]
-    # What the exporter could compute beforehand in the policy's graph is not there: that stays here.
-    shared = [each for each in weights if len(each.raw_data) >= SHARED_BYTES and each.raw_data in policy_graph]
-    if not shared:
-        raise ExportError(f"none of the health graph's weights is in {policy_file}: it was made of another policy")
-    for tensor in shared:
+    for tensor in weights:
+        if len(tensor.raw_data) < SHARED_BYTES:
+            continue
+        if tensor.raw_data not in policy_graph:
+            raise ExportError(f"{tensor.name} is not in {policy_file} as it is here: it was made of another policy")
         _share(tensor, policy_graph, policy_file)
     graph = bytes(model.SerializeToString(deterministic=True))
     _verify(graph, module, policy_graph, policy_file)

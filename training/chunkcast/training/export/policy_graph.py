@@ -7,13 +7,15 @@ actions has two more, ``prefix_actions`` and ``prefix_length``; the loop keeps t
 
 from __future__ import annotations
 
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from chunkcast.training.export.sampler_steps import sampler_evaluations
+from chunkcast.training.export.sampler_steps import Evaluation, next_chunk, sampler_evaluations
 from chunkcast.training.export.tracing import traced_graph
+from chunkcast.training.export.unrolling import Loop, unrolled
 from chunkcast.training.policy import DiffusionPolicy
 
 STATE_INPUT = "observation.state"
@@ -23,64 +25,112 @@ PREFIX_ACTIONS_INPUT = "prefix_actions"
 PREFIX_LENGTH_INPUT = "prefix_length"
 ACTIONS_OUTPUT = "actions"
 
+LOOP = Loop(given="chunk", result="result", first="first_chunk", next="next_chunk", last="clean_chunk")
+TIMESTEP = "timestep"
+RATES = ("share", "rest", "signal", "noise_rate")
+"""Of ``next_chunk``."""
 
-class PolicyGraph(nn.Module):
-    """A sampler's evaluations, unrolled: deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0), or MIP.
+
+class OneEvaluation(nn.Module):
+    """What surrounds the sampler's loop, and one turn of it: traced once and unrolled, since tracing takes seconds.
 
     Args:
         policy: normaliser and denoiser.
-        scheduler: from ``sampling_scheduler``.
+        initial: what the initial noise is multiplied by.
     """
 
-    def __init__(self, policy: DiffusionPolicy, scheduler: Any) -> None:
+    def __init__(self, policy: DiffusionPolicy, initial: float) -> None:
         super().__init__()
-        self.policy, self.initial = policy, float(scheduler.init_noise_sigma)
-        self.evaluations = sampler_evaluations(policy.config, scheduler)
-        for index, evaluation in enumerate(self.evaluations):
-            self.register_buffer(f"timestep_{index}", torch.tensor([evaluation.timestep]))
+        self.policy, self.initial = policy, initial
 
     def forward(
         self,
         state: torch.Tensor,
         instruction: torch.Tensor,
         noise: torch.Tensor,
-        prefix_actions: torch.Tensor | None = None,
-        prefix_length: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        prefix_actions: torch.Tensor,
+        prefix_length: torch.Tensor,
+        chunk: torch.Tensor,
+        result: torch.Tensor,
+        timestep: torch.Tensor,
+        share: torch.Tensor,
+        rest: torch.Tensor,
+        signal: torch.Tensor,
+        noise_rate: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
         """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units.
 
         The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the answer's first rows.
+
+        Args:
+            chunk: ``[B, H, A]``, what this turn is given: the first chunk, or the next one of the turn before.
+            result: ``[B, H, A]``, normalised, of the last turn.
+            timestep: int64 ``[1]``, that the network is told.
+            share, rest, signal, noise_rate: scalars, see ``next_chunk``.
+
+        Returns:
+            the first chunk, the next one, the clean one that is predicted, and the actions that ``result`` means.
         """
-        embedding = self.policy.encode(state, instruction)
-        if prefix_actions is None or prefix_length is None:
-            given, prefix, committed = None, noise, torch.zeros_like(noise[..., 0])
+        policy = self.policy
+        embedding = policy.encode(state, instruction)
+        if policy.config.max_committed_steps:
+            committed = policy.committed_rows(prefix_length)
+            given, prefix = committed[..., None] > 0, policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
         else:
-            committed = self.policy.committed_rows(prefix_length)
-            given = committed[..., None] > 0
-            prefix = self.policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
+            committed, given, prefix = torch.zeros_like(noise[..., 0]), None, noise
 
         def keep_prefix(chunk: torch.Tensor) -> torch.Tensor:
             return chunk if given is None else torch.where(given, prefix, chunk)
 
-        chunk = keep_prefix(noise * self.initial)
-        for index, evaluation in enumerate(self.evaluations):
-            timestep = cast(torch.Tensor, getattr(self, f"timestep_{index}"))
-            prediction = self.policy(chunk, timestep, embedding, committed)
-            chunk = keep_prefix(evaluation.next_chunk(prediction, chunk))
-        return self.policy.denormalize_actions(chunk)
+        prediction = policy(chunk, timestep, embedding, committed)
+        following, clean = next_chunk(
+            policy.config.prediction_type, prediction, chunk, share, rest, signal=signal, noise_rate=noise_rate
+        )
+        return (
+            keep_prefix(noise * self.initial),
+            keep_prefix(following),
+            keep_prefix(clean),
+            policy.denormalize_actions(result),
+        )
 
 
 def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
-    """The serialised ONNX model of ``PolicyGraph``, with a dynamic batch axis and weights inside."""
+    """The serialised ONNX model of a sampler's evaluations, with a dynamic batch axis and weights inside: deterministic
+    DDIM (Song et al. 2021, eq. 12 with sigma = 0) or MIP.
+
+    Args:
+        policy: normaliser and denoiser.
+        scheduler: from ``sampling_scheduler``.
+    """
     config = policy.config
-    example = [
-        torch.zeros(2, config.observation_steps, config.state_size),
-        torch.zeros(2, config.instruction_size),
-        torch.zeros(2, config.horizon, config.action_size),
-    ]
-    input_names = [STATE_INPUT, INSTRUCTION_INPUT, NOISE_INPUT]
-    if config.max_committed_steps:
-        example += [torch.zeros(2, config.horizon, config.action_size), torch.zeros(2, dtype=torch.int64)]
-        input_names += [PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT]
-    model = traced_graph(PolicyGraph(policy, scheduler).eval(), tuple(example), input_names, [ACTIONS_OUTPUT])
+    chunks = (2, config.horizon, config.action_size)
+    inputs = {
+        STATE_INPUT: torch.zeros(2, config.observation_steps, config.state_size),
+        INSTRUCTION_INPUT: torch.zeros(2, config.instruction_size),
+        NOISE_INPUT: torch.zeros(chunks),
+        PREFIX_ACTIONS_INPUT: torch.zeros(chunks),
+        PREFIX_LENGTH_INPUT: torch.zeros(2, dtype=torch.int64),
+        LOOP.given: torch.zeros(chunks),
+        LOOP.result: torch.zeros(chunks),
+    }
+    constants = {TIMESTEP: torch.zeros(1, dtype=torch.int64), **{rate: torch.ones(()) for rate in RATES}}
+    model = traced_graph(
+        OneEvaluation(policy, float(scheduler.init_noise_sigma)).eval(),
+        (*inputs.values(), *constants.values()),
+        [*inputs, *constants],
+        [LOOP.first, LOOP.next, LOOP.last, ACTIONS_OUTPUT],
+        without_batch=len(constants),
+    )
+    evaluations = sampler_evaluations(config, scheduler)
+    # Where nothing is added to it, the clean chunk is the result: the rest of the last turn leads nowhere.
+    loop = replace(LOOP, last=LOOP.next) if evaluations[-1].noise_rate else LOOP
+    model = unrolled(model, loop, [_constants(evaluation) for evaluation in evaluations])
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _constants(evaluation: Evaluation) -> dict[str, torch.Tensor]:
+    rates = (evaluation.share, evaluation.rest, evaluation.signal, evaluation.noise_rate)
+    return {
+        TIMESTEP: torch.tensor([evaluation.timestep]),
+        **{name: torch.tensor(rate) for name, rate in zip(RATES, rates, strict=True)},
+    }

@@ -18,33 +18,46 @@ class Evaluation:
 
     Attributes:
         timestep: that the network is told.
-        prediction_type: what it predicts.
-        abar: of the chunk that it is given.
+        share: of the clean chunk in what it is given, sqrt(abar).
+        rest: of the noise in it, sqrt(1 - abar).
         signal: what the clean chunk is multiplied by in the next one; sqrt(abar) there.
-        noise: what the noise is multiplied by in the next one; 0 where none is added.
+        noise_rate: what the noise is multiplied by in the next one; 0 where none is added.
     """
 
     timestep: int
-    prediction_type: PredictionType
-    abar: float
+    share: float
+    rest: float
     signal: float
-    noise: float
+    noise_rate: float
 
-    def next_chunk(self, prediction: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        """What the next evaluation is given, or the result: ``[B, H, A]``, normalised units."""
-        share, rest = self.abar**0.5, (1.0 - self.abar) ** 0.5
-        match self.prediction_type:
-            case "sample":
-                clean = prediction
-            case "epsilon":
-                clean = (chunk - rest * prediction) / share
-            case "v_prediction":
-                clean = share * chunk - rest * prediction
-        result = self.signal * clean.clamp(-1.0, 1.0)
-        if not self.noise:
-            return result
-        noise = prediction if self.prediction_type == "epsilon" else (chunk - share * clean) / rest
-        return result + self.noise * noise
+
+def next_chunk(
+    prediction_type: PredictionType,
+    prediction: torch.Tensor,
+    chunk: torch.Tensor,
+    share: torch.Tensor,
+    rest: torch.Tensor,
+    *,
+    signal: torch.Tensor,
+    noise_rate: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the next evaluation is given, and the clean chunk: ``[B, H, A]`` each, normalised units.
+
+    Args:
+        prediction_type: what ``prediction [B, H, A]`` is of.
+        chunk: ``[B, H, A]``, what the network was given.
+        share, rest, signal, noise_rate: scalars, see ``Evaluation``.
+    """
+    match prediction_type:
+        case "sample":
+            clean = prediction
+        case "epsilon":
+            clean = (chunk - rest * prediction) / share
+        case "v_prediction":
+            clean = share * chunk - rest * prediction
+    noise = prediction if prediction_type == "epsilon" else (chunk - share * clean) / rest
+    clean = clean.clamp(-1.0, 1.0)
+    return signal * clean + noise_rate * noise, clean
 
 
 def sampler_evaluations(config: PolicyConfig, scheduler: Any) -> list[Evaluation]:
@@ -53,7 +66,7 @@ def sampler_evaluations(config: PolicyConfig, scheduler: Any) -> list[Evaluation
     if config.objective == "mip":
         signals = [T_STAR] * (len(timesteps) - 1) + [1.0]
         return [
-            Evaluation(timestep, "sample", 0.0, signal, 0.0)
+            Evaluation(timestep, share=0.0, rest=1.0, signal=signal, noise_rate=0.0)
             for timestep, signal in zip(timesteps, signals, strict=True)
         ]
     # As diffusers has it: a stride of whole timesteps, which misses the next one by a timestep where the number of
@@ -62,14 +75,9 @@ def sampler_evaluations(config: PolicyConfig, scheduler: Any) -> list[Evaluation
     evaluations = []
     for timestep in timesteps:
         following = timestep - stride
-        abar = float(scheduler.alphas_cumprod[following] if following >= 0 else scheduler.final_alpha_cumprod)
+        there = float(scheduler.alphas_cumprod[following] if following >= 0 else scheduler.final_alpha_cumprod)
+        here = float(scheduler.alphas_cumprod[timestep])
         evaluations.append(
-            Evaluation(
-                timestep=timestep,
-                prediction_type=config.prediction_type,
-                abar=float(scheduler.alphas_cumprod[timestep]),
-                signal=abar**0.5,
-                noise=(1.0 - abar) ** 0.5,
-            )
+            Evaluation(timestep, here**0.5, (1.0 - here) ** 0.5, signal=there**0.5, noise_rate=(1.0 - there) ** 0.5)
         )
     return evaluations

@@ -21,13 +21,18 @@ def traced_graph(
     input_names: list[str],
     output_names: list[str],
     further_axes: Mapping[int, Any] | None = None,
+    without_batch: int = 0,
 ) -> Any:
     """``module`` as an ONNX ModelProto, its first axis dynamic, without a trace of where it was made.
 
     Args:
+        example: inputs; one tensor given twice would be taken for one input.
         further_axes: axis to ``torch.export.Dim`` of every input, beside the first.
+        without_batch: how many of the inputs, the last ones, have no dynamic axis.
     """
     batch = torch.export.Dim("batch")
+    dynamic = len(example) - without_batch
+    axes = tuple({0: batch, **(further_axes or {})} if index < dynamic else None for index in range(len(example)))
     # The exporter warns of its own use of deprecated functions, and logs that torchvision is absent.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -37,7 +42,7 @@ def traced_graph(
             example,
             input_names=input_names,
             output_names=output_names,
-            dynamic_shapes=tuple({0: batch, **(further_axes or {})} for _ in example),
+            dynamic_shapes=axes,
             dynamo=True,
             optimize=False,
             verbose=False,
