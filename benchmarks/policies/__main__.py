@@ -8,6 +8,8 @@ import platform
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.policies.experiment import Experiment, collect_seconds, command, experiment_of, train, train_seconds
+from benchmarks.policies.experiment import (
+    Experiment,
+    collect_seconds,
+    command,
+    experiment_folder,
+    experiment_of,
+    train,
+    train_seconds,
+)
 from benchmarks.policies.latency import graph_latency_ms
 from benchmarks.policies.tables import SEED_REPORTED, TABLES, Play
 from chunkcast.training.files import write_json
@@ -50,6 +60,9 @@ class PoliciesConfig:
     """Where rows are kept; by default docs/results/policies-TABLE-SUITE.json."""
     work: Path = Path("runs/policies")
     """Folder of the runs."""
+    latency: bool = False
+    """Measure the kept rows' latencies anew, of the runs that are still in --work, and nothing else: for a machine that
+    was busy."""
 
     @property
     def plot(self) -> Path:
@@ -63,7 +76,7 @@ def main(config: PoliciesConfig) -> None:
     kept: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"rows": []}
     runs = {run.name: run for run in TABLES[config.table] if config.suite in run.suites}
     for run in runs.values():
-        if config.only and run.name not in config.only:
+        if config.latency or (config.only and run.name not in config.only):
             continue
         experiment = experiment_of(run, config.suite, config.minutes, config.work, runs)
         missing = [play for play in run.plays if not _is_kept(kept, config, experiment, play)]
@@ -73,6 +86,13 @@ def main(config: PoliciesConfig) -> None:
         for play in missing:
             kept["rows"].append(_play(config, experiment, play, folder))
             write_json(file, kept)
+    if config.latency:
+        for row in kept["rows"]:
+            folder = experiment_folder(config.work, config.suite, row["run"], row["identity"])
+            if folder.is_dir():
+                with exported(folder, row["evaluations"]) as bundle:
+                    row["graph_ms"] = graph_latency_ms(bundle / "policy.onnx")
+                write_json(file, kept)
     asked = {"minutes": config.minutes, "first_seed": config.seed, "episodes_a_task": config.episodes}
     rows = [row for row in kept["rows"] if all(row[key] == value for key, value in asked.items())]
     print_rows(rows, config)
@@ -92,12 +112,7 @@ def _is_kept(kept: dict[str, Any], config: PoliciesConfig, experiment: Experimen
 
 def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Path) -> dict[str, Any]:
     run = experiment.run
-    with tempfile.TemporaryDirectory(prefix="chunkcast-") as temporary:
-        bundle = Path(temporary) / "policy"
-        command(
-            "chunkcast.training.export.cli",
-            f"--run {shlex.quote(str(folder))} --out {bundle} --steps {play.evaluations}",
-        )
+    with exported(folder, play.evaluations) as bundle:
         flags = ["--execute-steps", str(play.execute_steps)] if play.execute_steps else []
         rollouts = Rollouts(min(config.episodes, play.episodes), config.seed, CORES)
         summary = rollouts.play_bundle(bundle, *flags, "--health-share", "0")
@@ -134,6 +149,16 @@ def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Pa
         flush=True,
     )
     return row
+
+
+@contextmanager
+def exported(folder: Path, evaluations: int) -> Iterator[Path]:
+    """A bundle of the run in ``folder`` with that many evaluations a chunk, for a while."""
+    with tempfile.TemporaryDirectory(prefix="chunkcast-") as temporary:
+        bundle = Path(temporary) / "policy"
+        flags = f"--run {shlex.quote(str(folder))} --out {bundle} --steps {evaluations}"
+        command("chunkcast.training.export.cli", flags)
+        yield bundle
 
 
 def print_rows(rows: list[dict[str, Any]], config: PoliciesConfig) -> None:

@@ -79,8 +79,13 @@ def experiment_of(run: Run, suite: str, minutes: float, work: Path, runs: Mappin
         if seconds <= 0:
             raise SystemExit(f"error: collecting {data} took longer than --minutes {minutes:g}; allow more")
     identity = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:12]
-    name = run.name.replace(" ", "-").replace("'", "").replace(",", "")
-    return Experiment(run, data, flags, seconds, identity, work / suite / f"{name}-{identity}", teacher)
+    return Experiment(run, data, flags, seconds, identity, experiment_folder(work, suite, run.name, identity), teacher)
+
+
+def experiment_folder(work: Path, suite: str, run: str, identity: str) -> Path:
+    """Of the run that is named ``run``; for the others see ``Experiment``."""
+    name = run.replace(" ", "-").replace("'", "").replace(",", "")
+    return work / suite / f"{name}-{identity}"
 
 
 def train(experiment: Experiment) -> Path:
