@@ -14,7 +14,7 @@ from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoisi
 from chunkcast.training.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.policy import DIFFERENCE_BINS, DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import training_noise_scheduler
-from chunkcast.training.state_differences import differences_of
+from chunkcast.training.state_differences import differences_of, previous_of
 from chunkcast.training.windows import Batch
 
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
@@ -169,6 +169,7 @@ def test_points_are_compared_with_each_other_and_with_where_they_were() -> None:
     names = "hand_x hand_y hand_z grip cup_x cup_y cup_z previous_hand_x previous_hand_y previous_hand_z half_x"
     elements = [(name, "1" if name == "grip" else "m") for name in names.split()]
     assert differences_of(elements) == ((0, 4), (1, 5), (2, 6), (0, 7), (1, 8), (2, 9))
+    assert previous_of(elements) == ((7, 0), (8, 1), (9, 2))
     assert differences_of([("q_x", "1"), ("q_y", "1"), ("q_z", "1")]) == ()
     assert len(differences_of(STATE_ELEMENTS)) == 3 * (6 + 3)
 

@@ -45,6 +45,7 @@ def objective(config: TrainConfig, made: DiffusionPolicy, instructions: Instruct
         instructions=instructions or task_names(("a", "b")),
         device=CPU,
         bf16=False,
+        previous=((2, 0),),
     )
 
 
@@ -98,6 +99,22 @@ def test_sentences_get_noise_of_their_own_spread_and_names_none(monkeypatch: pyt
     sentences = replace(names, encoder=EncoderIdentity("made", "0" * 64))
     objective(replace(CONFIG, instruction_noise=0.2), made, sentences).loss(windows, torch.Generator())
     assert float((drawn.batch.instruction - windows.instruction).std()) == pytest.approx(0.2 * 0.5, rel=0.1)
+
+
+def test_a_share_of_the_windows_is_seen_as_if_nothing_had_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the tick before that stands in the state, and by the observations before."""
+    drawn, made = Drawn(monkeypatch), policy("sample")
+    windows = batch(SIZE)
+    objective(replace(CONFIG, motion_dropout=0.0), made).loss(windows, torch.Generator())
+    assert torch.equal(drawn.batch.state, windows.state)
+    objective(replace(CONFIG, motion_dropout=0.5), made).loss(windows, torch.Generator())
+    seen = drawn.batch.state[:, 0]
+    still = seen[:, 2] == seen[:, 0]
+    assert 10 < int(still.sum()) < 30
+    assert torch.equal(seen[:, :2], windows.state[:, 0, :2])
+    assert torch.equal(seen[~still], windows.state[~still, 0])
+    two = replace(windows, state=torch.randn(SIZE, 2, 3)).stilled(torch.ones(SIZE, dtype=torch.bool), ((2, 0),))
+    assert torch.equal(two.state[:, 0], two.state[:, 1])
 
 
 def test_the_same_generator_draws_the_same() -> None:

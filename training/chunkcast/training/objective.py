@@ -31,6 +31,7 @@ class Objective:
         policy: in training, on ``device``.
         noise_scheduler: from ``training_noise_scheduler``.
         instructions: of the run; sentences' embeddings get noise.
+        previous: pairs of entries of the state, each a tick before and now.
         device: where the policy is.
         bf16: autocast to bfloat16.
 
@@ -47,7 +48,9 @@ class Objective:
         instructions: Instructions,
         device: torch.device,
         bf16: bool,
+        previous: tuple[tuple[int, int], ...] = (),
     ) -> None:
+        self._previous = previous
         self._config, self._policy, self._noise_scheduler = config, policy, noise_scheduler
         self._word_noise = config.instruction_noise if instructions.encoder else 0.0
         self._device, self._bf16 = device, bf16
@@ -65,7 +68,7 @@ class Objective:
         size = len(batch.mask)
         noise = torch.randn(batch.actions.shape, generator=generator).to(self._device)
         prefix_length = self._prefix_lengths(size, generator).to(self._device)
-        batch = self._told(batch, generator)
+        batch = self._stilled(self._told(batch, generator), generator)
         if self._teacher:
             # The teacher is sampled in full precision: its rounding would be learned.
             target = taught_chunk(self._policy, self._teacher, self._teacher_sampler, batch, noise, prefix_length)
@@ -106,6 +109,13 @@ class Objective:
             return torch.zeros(size, dtype=torch.int64)
         lengths = torch.randint(1, longest + 1, (size,), generator=generator)
         return lengths * (torch.rand(size, generator=generator) < self._config.committed_fraction)
+
+    def _stilled(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """``batch`` with a share of its windows seen as if nothing had moved."""
+        if not self._config.motion_dropout:
+            return batch
+        stilled = torch.rand(len(batch.mask), generator=generator) < self._config.motion_dropout
+        return batch.stilled(stilled.to(self._device), self._previous)
 
     def _told(self, batch: Batch, generator: torch.Generator) -> Batch:
         """``batch`` with noise on its instructions' embeddings: other words for the same lie around these."""

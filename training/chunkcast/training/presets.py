@@ -26,6 +26,7 @@ PRESETS: dict[str, Settings] = {
         "chunk_discount": 1.0,
         "huber": 0.0,
         "differences": False,
+        "motion_dropout": 0.0,
         "max_committed_steps": 0,
         "epochs": 10,
         "windows_per_episode": 1,

@@ -30,3 +30,13 @@ def differences_of(elements: Sequence[Sequence[str]]) -> tuple[tuple[int, int], 
     now = [name for name in points if not (name.startswith(PREVIOUS) and name.removeprefix(PREVIOUS) in points)]
     pairs = [*combinations(now, 2), *((name, PREVIOUS + name) for name in now if PREVIOUS + name in points)]
     return tuple((points[one][axis], points[other][axis]) for one, other in pairs for axis in "xyz")
+
+
+def previous_of(elements: Sequence[Sequence[str]]) -> tuple[tuple[int, int], ...]:
+    """Pairs of indices into the state: of ``previous_NAME``, an entry as it was a tick before, and of ``NAME``.
+
+    Args:
+        elements: name and unit of each entry, as a manifest of demonstrations has them.
+    """
+    index = {name: position for position, (name, *_) in enumerate(elements)}
+    return tuple((index[PREVIOUS + name], index[name]) for name in index if PREVIOUS + name in index)

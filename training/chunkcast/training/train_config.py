@@ -92,6 +92,10 @@ class TrainConfig:
     differences: bool = True
     """Show the network the vectors between the state's points too, elements that are named NAME_x, NAME_y and NAME_z in
     metres, and how each point moved since previous_NAME."""
+    motion_dropout: float = 0.3
+    """Share of the training windows that are shown as if nothing had moved since the tick before (past motion dropout,
+    Bansal et al. 2018, arXiv:1812.03079). In demonstrations only an arm that has arrived stands still: a policy that
+    takes its own rest for a sign of that waits forever wherever it comes to one."""
     denoiser: DenoiserName = "mlp"
     """The network: a residual MLP over the flattened chunk, a U-Net over time (ConditionalUnet1D), or a transformer
     with a token an action (DiT)."""
@@ -142,7 +146,7 @@ class TrainConfig:
             raise TrainingError(
                 f"--max-committed-steps must lie in [0, --horizon {self.horizon}), got {self.max_committed_steps}"
             )
-        for name in ("committed_fraction", "noise_only_fraction"):
+        for name in ("committed_fraction", "noise_only_fraction", "motion_dropout"):
             self._require(name, 0.0 <= getattr(self, name) <= 1.0, "lie in [0, 1]")
         if self.width < 8 or self.width % 4:
             raise TrainingError(f"--width must be a multiple of 4 and at least 8, got {self.width}")

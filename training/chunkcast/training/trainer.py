@@ -43,7 +43,7 @@ from chunkcast.training.language.instruction_table import told_instructions
 from chunkcast.training.objective import Objective
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
-from chunkcast.training.state_differences import differences_of
+from chunkcast.training.state_differences import differences_of, previous_of
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
 from chunkcast.training.warm_start import start_from, weights_file
@@ -131,6 +131,7 @@ class Trainer:
             instructions=self.instructions,
             device=device,
             bf16=bf16,
+            previous=previous_of(demonstrations.manifest["state"]["elements"]),
         )
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),

@@ -10,7 +10,7 @@ observation. They are masked out too, unless the disturbance was committed: then
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,17 @@ class Batch:
         disturbances = (self.disturbed * after_prefix).cumsum(1)
         before_row = torch.nn.functional.pad(disturbances, (1, 0))[:, :-1]
         return self.mask * after_prefix * (before_row == 0)
+
+    def stilled(self, windows: torch.Tensor, previous: tuple[tuple[int, int], ...]) -> Batch:
+        """The batch with ``windows`` (bool ``[B]``) seen as if nothing had moved until now.
+
+        Args:
+            previous: pairs of entries of the state, each a tick before and now.
+        """
+        state = self.state[:, -1:].repeat(1, self.state.shape[1], 1)
+        before, now = [pair[0] for pair in previous], [pair[1] for pair in previous]
+        state[..., before] = state[..., now]
+        return replace(self, state=torch.where(windows[:, None, None], state, self.state))
 
 
 class Windows:
