@@ -20,6 +20,8 @@ from chunkcast.training.presets import config_of
 
 TRIAL_WINDOWS = 4
 """Of each episode: how long they take tells how many there is time for."""
+PACE_WINDOWS = {"six": 64, "mt50": 8}
+"""Of each episode: some seconds, once the plain recipe has come up to speed."""
 TRIAL_SECONDS = 4.0
 """A trial's epoch that is shorter is repeated with more windows."""
 PARTIAL_EPOCHS = 8
@@ -27,6 +29,8 @@ PARTIAL_EPOCHS = 8
 COLLECT_SEED = 0
 COLLECTED = "collected.json"
 """How long collecting took, beside what was collected."""
+PACE = "pace.json"
+"""How fast the plain recipe trained when a run was first timed, beside what it trained on."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Experiment:
 
     Attributes:
         run: as the table names it.
+        suite: six or mt50.
         data: its demonstrations, collected.
         flags: of chunkcast-train, but for the folder of the run and how long it trains.
         train_seconds: how long it may train; 0 for as long as the flags say.
@@ -44,6 +49,7 @@ class Experiment:
     """
 
     run: Run
+    suite: str
     data: Path
     flags: str
     train_seconds: float
@@ -79,7 +85,9 @@ def experiment_of(run: Run, suite: str, minutes: float, work: Path, runs: Mappin
         if seconds <= 0:
             raise SystemExit(f"error: collecting {data} took longer than --minutes {minutes:g}; allow more")
     identity = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:12]
-    return Experiment(run, data, flags, seconds, identity, experiment_folder(work, suite, run.name, identity), teacher)
+    return Experiment(
+        run, suite, data, flags, seconds, identity, experiment_folder(work, suite, run.name, identity), teacher
+    )
 
 
 def experiment_folder(work: Path, suite: str, run: str, identity: str) -> Path:
@@ -101,7 +109,8 @@ def train(experiment: Experiment) -> Path:
     if plan.is_file():
         flags = json.loads(plan.read_text())["flags"]
     elif experiment.train_seconds:
-        flags = f"{flags} {_budget(flags, experiment.data, experiment.train_seconds)}"
+        seconds = experiment.train_seconds * _slowdown(experiment)
+        flags = f"{flags} {_budget(flags, experiment.data, seconds)}"
     write_json(plan, {"flags": flags})
     command("chunkcast.training.train_cli", f"{flags} --out {shlex.quote(str(folder))}", fresh=folder)
     write_json(folder / "done.json", {"flags": flags})
@@ -124,6 +133,18 @@ def _collect(suite: str, further: str) -> Path:
 def collect_seconds(data: Path) -> float:
     """How long it took to collect ``data``."""
     return float(json.loads((data / COLLECTED).read_text())["seconds"])
+
+
+def _slowdown(experiment: Experiment) -> float:
+    """How many times longer than at first the plain recipe takes now: on a shared machine equal times are not equal
+    work, and a run that was timed in a slow minute would get fewer epochs than its neighbours.
+    """
+    data = _collect(experiment.suite, "")
+    pace = data / PACE
+    now = _trial(f"--data {data} {TOLD[experiment.suite]}", PACE_WINDOWS[experiment.suite]).samples_per_second
+    if not pace.is_file():
+        write_json(pace, {"windows_per_second": now})
+    return float(json.loads(pace.read_text())["windows_per_second"]) / now
 
 
 def _budget(flags: str, data: Path, seconds: float) -> str:
