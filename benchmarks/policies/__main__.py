@@ -114,7 +114,7 @@ def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Pa
     run = experiment.run
     with exported(folder, play.evaluations) as bundle:
         flags = ["--execute-steps", str(play.execute_steps)] if play.execute_steps else []
-        rollouts = Rollouts(min(config.episodes, play.episodes), config.seed, CORES)
+        rollouts = Rollouts(play.episodes_of(config.suite, config.episodes), config.seed, CORES)
         summary = rollouts.play_bundle(bundle, *flags, "--health-share", "0")
         training = json.loads((bundle / "policy.json").read_text())["training"]
         row = {

@@ -31,11 +31,17 @@ class Play:
         evaluations: of the denoiser, for a chunk.
         execute_steps: actions of a chunk that are executed; 0 for the policy's own advice.
         episodes: of each task at most, where more would take hours.
+        of_fifty: the same of each of fifty tasks.
     """
 
     evaluations: int
     execute_steps: int = 0
     episodes: int = 1_000
+    of_fifty: int = 1_000
+
+    def episodes_of(self, suite: str, asked: int) -> int:
+        """How many of each task are played where ``asked`` are asked for."""
+        return min(asked, self.episodes, self.of_fifty if suite == "mt50" else asked)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Run:
 
 
 ONE_AND_FOUR = (Play(1), Play(4))
-ALL_EVALUATIONS = tuple(Play(evaluations) for evaluations in (100, 16, 10, 4, 2, 1))
+ALL_EVALUATIONS = (Play(100, of_fifty=1), *(Play(evaluations) for evaluations in (16, 10, 4, 2, 1)))
 
 SMALL = "--batch-size 128 --width 256 --blocks 3 --embedding-size 384 --warmup-steps 100 --validation-windows 512"
 STUDENT = "--learning-rate 5e-4"

@@ -167,7 +167,9 @@ def test_a_preset_holds_where_no_flag_says_otherwise(
         return config_of(["--data", str(tmp_path), "--out", "run", *flags.split()])
 
     assert replace(settings("--denoiser unet --width 32"), width=64) == settings("--denoiser=unet") != plain
-    assert settings("--prediction_type epsilon").noise_only_fraction == 0.0
+    for prediction_type in ("epsilon", "v_prediction"):
+        predicted = settings(f"--prediction_type {prediction_type}")
+        assert (predicted.noise_only_fraction, predicted.huber) == (0.0, 0.0) != (plain.noise_only_fraction, plain.huber)
     # The preset's own settings stand, whatever its denoiser would get by itself.
     assert settings("--preset tinyvla-73m --denoiser unet") == seed
     for denoiser in ("unet", "transformer"):

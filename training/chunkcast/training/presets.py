@@ -50,6 +50,8 @@ BY_PREDICTION_TYPE: dict[str, Settings] = {
     # At the last timestep the noise is what the network is given: there is nothing to learn there. And sampling takes
     # the prediction for the noise's mean.
     "epsilon": {"noise_only_fraction": 0.0, "huber": 0.0},
+    # Where there is little noise the velocity is most of it: a network that hardly met such timesteps samples garbage.
+    "v_prediction": {"noise_only_fraction": 0.0, "huber": 0.0},
 }
 
 
