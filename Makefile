@@ -58,10 +58,10 @@ delays: $(VENV)/.demo ## success and jumps with injected inference delays, 100 e
 peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and eager torch, 1, 8 and 32 robots; ARGS are passed on
 	$(BIN)/python -m benchmarks.peers --bundle $(BUNDLE) --peers-venv $(PEERS_VENV) --json docs/results/peers.json $(ARGS)
 
-findings: data/six ## training health on runs with a known fault and healthy ones (6 min)
+findings: data/six/manifest.json ## training health on runs with a known fault and healthy ones (6 min)
 	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 2000 --json docs/results/training-findings.json
 
-calibration: data/six ## after make policy: train runs, play their checkpoints, write the expected success (over an hour)
+calibration: data/six/manifest.json ## after make policy: train runs, play their checkpoints, write the expected success (over an hour)
 	$(BIN)/python -m benchmarks.calibration --bundle bundles/metaworld-six
 
 faults: $(VENV)/.dev ## what health notices of nine faults of a robot, and its false alarms (25 min)
@@ -77,25 +77,24 @@ evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by 
 	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --json docs/results/metaworld-mt50.json
 	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --instructions $(INSTRUCTIONS) --json docs/results/metaworld-mt50-held-out.json
 
-policy: data/six ## collect, train and export a policy of the six tasks, into data/, runs/ and bundles/
+policy: data/six/manifest.json ## collect, train and export a policy of the six tasks, into data/, runs/ and bundles/
 	rm -rf runs/six
 	$(BIN)/chunkcast-train --data data/six --out runs/six
 	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six --overwrite
 
-MT50 = --data data/mt50 --text-encoder $(ENCODER) --width 416 --blocks 3 --embedding-size 512 --batch-size 256 --patience 0
-
-policy-mt50: data/mt50 ## the shipped policy of the fifty tasks anew (55 min)
-	rm -rf runs/mt50 runs/mt50-moving
-	$(BIN)/chunkcast-train $(MT50) --out runs/mt50 --epochs 20 --motion-dropout 0
-	$(BIN)/chunkcast-train $(MT50) --out runs/mt50-moving --epochs 4 --start-from runs/mt50 --learning-rate 1e-3
-	$(BIN)/chunkcast-export --run runs/mt50-moving --out bundles/metaworld-mt50 --steps 1 --overwrite
+policy-mt50: data/mt50/manifest.json ## the shipped policy of the fifty tasks anew (20 min)
+	rm -rf runs/mt50
+	$(BIN)/chunkcast-train --data data/mt50 --out runs/mt50 --text-encoder $(ENCODER) \
+		--width 416 --blocks 3 --embedding-size 512 --batch-size 256 --epochs 8 --windows-per-episode 70 --patience 0
+	$(BIN)/chunkcast-export --run runs/mt50 --out bundles/metaworld-mt50 --steps 1 --overwrite
 	$(BIN)/chunkcast-health measure bundles/metaworld-mt50
 
-data/six: | $(VENV)/.dev
-	$(BIN)/chunkcast-collect --out $@
+# The manifest is written last: a collection that was interrupted is begun again.
+data/six/manifest.json: | $(VENV)/.dev
+	$(BIN)/chunkcast-collect --out $(@D)
 
-data/mt50: | $(VENV)/.dev
-	$(BIN)/chunkcast-collect --out $@ --tasks mt50 --episodes 50
+data/mt50/manifest.json: | $(VENV)/.dev
+	$(BIN)/chunkcast-collect --out $(@D) --tasks mt50 --episodes 50
 
 policies: $(VENV)/.dev ## what makes a policy succeed: a table of runs, such as ARGS="few-step --suite six" (an hour and more)
 	$(BIN)/python -m benchmarks.policies $(ARGS)

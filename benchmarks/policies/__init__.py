@@ -1,4 +1,4 @@
-"""What makes a policy succeed: runs that differ in one thing, trained for the same time, played through the server.
+"""What makes a policy succeed: runs that differ in one thing, trained for as long, played through the server.
 
 ::
 

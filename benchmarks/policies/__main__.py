@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from chunkcast.training.files import write_json
 from chunkcast.training.health.rollouts import Rollouts
 
 CORES = len(os.sched_getaffinity(0))
+MACHINE = f"{platform.machine()}, cores: {CORES}"
 
 CHOICE_SEED = 500_000
 """Of the episodes that choices are made on: neither demonstrated nor of the evaluation."""
@@ -49,7 +49,8 @@ class PoliciesConfig:
     suite: Literal["six", "mt50"] = "six"
     """The six tasks of the seed, or all fifty."""
     minutes: float = 8.7
-    """Of collecting and training, for every run that does not say otherwise."""
+    """Of collecting and training, for every run that does not say otherwise, at the speed that the plain recipe had
+    when a run was first timed."""
     episodes: int = 20
     """Of each task."""
     seed: int = CHOICE_SEED
@@ -61,8 +62,8 @@ class PoliciesConfig:
     work: Path = Path("runs/policies")
     """Folder of the runs."""
     latency: bool = False
-    """Measure the kept rows' latencies anew, of the runs that are still in --work, and nothing else: for a machine that
-    was busy."""
+    """Measure the graphs' latencies of the kept rows anew (those of --only) whose runs are still in --work, and nothing
+    else: for a machine that was busy."""
 
     @property
     def plot(self) -> Path:
@@ -88,12 +89,10 @@ def main(config: PoliciesConfig) -> None:
             write_json(file, kept)
     if config.latency:
         for row in kept["rows"]:
-            folder = experiment_folder(config.work, config.suite, row["run"], row["identity"])
-            if folder.is_dir():
-                with exported(folder, row["evaluations"]) as bundle:
-                    row["graph_ms"] = graph_latency_ms(bundle / "policy.onnx")
+            if not config.only or row["run"] in config.only:
+                _measure_latency(row, config)
                 write_json(file, kept)
-    asked = {"minutes": config.minutes, "first_seed": config.seed, "episodes_a_task": config.episodes}
+    asked = {"minutes": config.minutes, "first_seed": config.seed, "asked_episodes": config.episodes}
     rows = [row for row in kept["rows"] if all(row[key] == value for key, value in asked.items())]
     print_rows(rows, config)
     if config.table == "few-step" and rows:
@@ -103,10 +102,21 @@ def main(config: PoliciesConfig) -> None:
         plot_evaluations(rows, title, config.plot)
 
 
+def _measure_latency(row: dict[str, Any], config: PoliciesConfig) -> None:
+    folder = experiment_folder(config.work, config.suite, row["run"], row["identity"])
+    if not folder.is_dir():
+        print(f"left as it was: {row['run']}, {row['evaluations']} evaluations: {folder} is gone", flush=True)
+        return
+    with exported(folder, row["evaluations"]) as bundle:
+        row["graph_ms"] = graph_latency_ms(bundle / "policy.onnx")
+        row["graph_ms_machine"] = MACHINE
+
+
 def _is_kept(kept: dict[str, Any], config: PoliciesConfig, experiment: Experiment, play: Play) -> bool:
     keys = ("run", "identity", "evaluations", "asked_execute_steps", "first_seed", "episodes_a_task")
     name, identity = experiment.run.name, experiment.identity
-    wanted = (name, identity, play.evaluations, play.execute_steps, config.seed, config.episodes)
+    episodes = play.episodes_of(config.suite, config.episodes)
+    wanted = (name, identity, play.evaluations, play.execute_steps, config.seed, episodes)
     return any(tuple(row[key] for key in keys) == wanted for row in kept["rows"])
 
 
@@ -117,21 +127,24 @@ def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Pa
         rollouts = Rollouts(play.episodes_of(config.suite, config.episodes), config.seed, CORES)
         summary = rollouts.play_bundle(bundle, *flags, "--health-share", "0")
         training = json.loads((bundle / "policy.json").read_text())["training"]
+        done = json.loads((folder / "done.json").read_text())
         row = {
             "run": run.name,
             "suite": config.suite,
-            "train_flags": json.loads((folder / "done.json").read_text())["flags"],
+            "train_flags": done["flags"],
             "parameters": int(training["parameters"]),
             "collect_seconds": collect_seconds(experiment.data),
             "teacher_seconds": train_seconds(experiment.teacher.folder) if experiment.teacher else 0.0,
             "train_seconds": train_seconds(folder),
+            "slowdown": done.get("slowdown"),
             "epochs": training["epochs"],
             "first_train_noise_mse": training["loss_curve"][0]["train_noise_mse"],
             "last_train_noise_mse": training["train_noise_mse"],
             "evaluations": play.evaluations,
             "asked_execute_steps": play.execute_steps,
             "minutes": config.minutes,
-            "episodes_a_task": config.episodes,
+            "asked_episodes": config.episodes,
+            "episodes_a_task": rollouts.episodes,
             "identity": experiment.identity,
             "execute_steps": summary["execute_steps"],
             "graph_ms": graph_latency_ms(bundle / "policy.onnx"),
@@ -139,8 +152,9 @@ def _play(config: PoliciesConfig, experiment: Experiment, play: Play, folder: Pa
             "tasks": {task: facts["success_rate"] for task, facts in summary["tasks"].items()},
             "chunk_latency_ms": summary["chunk_latency_ms"],
             "first_seed": config.seed,
-            "command": shlex.join(["python", "-m", "benchmarks.policies", *sys.argv[1:]]),
-            "machine": f"{platform.machine()}, cores: {CORES}",
+            "command": f"python -m benchmarks.policies {config.table} --suite {config.suite} --minutes "
+            f"{config.minutes:g} --episodes {config.episodes} --seed {config.seed}",
+            "machine": MACHINE,
         }
     low, high = row["ci95"]
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.policies.tables import DEMONSTRATIONS, SUITES, TOLD, Run
 from chunkcast.training.files import write_json
@@ -30,7 +32,7 @@ COLLECT_SEED = 0
 COLLECTED = "collected.json"
 """How long collecting took, beside what was collected."""
 PACE = "pace.json"
-"""How fast the plain recipe trained when a run was first timed, beside what it trained on."""
+"""How fast the plain recipe trained when a run was first timed, by settings and cores, beside what it trained on."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,20 @@ def train(experiment: Experiment) -> Path:
         return folder
     if experiment.teacher:
         train(experiment.teacher)
-    flags = experiment.flags
+    flags, facts = experiment.flags, dict[str, Any]()
     # Kept before it is trained: an interrupted run is resumed with what it was begun with.
     plan = folder.with_name(f"{folder.name}.plan.json")
     if plan.is_file():
-        flags = json.loads(plan.read_text())["flags"]
+        facts = json.loads(plan.read_text())
+        flags = facts["flags"]
     elif experiment.train_seconds:
-        seconds = experiment.train_seconds * _slowdown(experiment)
-        flags = f"{flags} {_budget(flags, experiment.data, seconds)}"
-    write_json(plan, {"flags": flags})
+        slowdown = _slowdown(experiment)
+        flags = f"{flags} {_budget(flags, experiment.data, experiment.train_seconds * slowdown)}"
+        facts["slowdown"] = round(slowdown, 2)
+    facts["flags"] = flags
+    write_json(plan, facts)
     command("chunkcast.training.train_cli", f"{flags} --out {shlex.quote(str(folder))}", fresh=folder)
-    write_json(folder / "done.json", {"flags": flags})
+    write_json(folder / "done.json", facts)
     return folder
 
 
@@ -140,11 +145,15 @@ def _slowdown(experiment: Experiment) -> float:
     work, and a run that was timed in a slow minute would get fewer epochs than its neighbours.
     """
     data = _collect(experiment.suite, "")
+    flags = f"--data {data} {TOLD[experiment.suite]}"
+    settings = json.dumps(asdict(config_of([*shlex.split(flags), "--out", "run"])), default=str, sort_keys=True)
+    key = f"{hashlib.sha256(settings.encode()).hexdigest()[:12]}, cores: {len(os.sched_getaffinity(0))}"
     pace = data / PACE
-    now = _trial(f"--data {data} {TOLD[experiment.suite]}", PACE_WINDOWS[experiment.suite]).samples_per_second
-    if not pace.is_file():
-        write_json(pace, {"windows_per_second": now})
-    return float(json.loads(pace.read_text())["windows_per_second"]) / now
+    paces = json.loads(pace.read_text()) if pace.is_file() else {}
+    now = _trial(flags, PACE_WINDOWS[experiment.suite]).samples_per_second
+    if key not in paces:
+        write_json(pace, {**paces, key: now})
+    return float(paces.get(key, now) / now)
 
 
 def _budget(flags: str, data: Path, seconds: float) -> str:

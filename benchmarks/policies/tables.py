@@ -30,18 +30,18 @@ class Play:
     Attributes:
         evaluations: of the denoiser, for a chunk.
         execute_steps: actions of a chunk that are executed; 0 for the policy's own advice.
-        episodes: of each task at most, where more would take hours.
+        episodes: of each task at most, where more would take hours; ``None`` for as many as are asked for.
         of_fifty: the same of each of fifty tasks.
     """
 
     evaluations: int
     execute_steps: int = 0
-    episodes: int = 1_000
-    of_fifty: int = 1_000
+    episodes: int | None = None
+    of_fifty: int | None = None
 
     def episodes_of(self, suite: str, asked: int) -> int:
         """How many of each task are played where ``asked`` are asked for."""
-        return min(asked, self.episodes, self.of_fifty if suite == "mt50" else asked)
+        return min(asked, self.episodes or asked, (suite == "mt50" and self.of_fifty) or asked)
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,6 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("no vectors between the state's points", "--no-differences"),
         Run("squared error", "--huber 0"),
         Run("the hand's motion always shown", "--motion-dropout 0"),
-        Run("batches of 128", "--batch-size 128"),
-        Run("one window an episode and epoch", "--windows-per-episode 1 --validation-windows 256"),
-        Run("two observations", "--observation-steps 2"),
     ),
     "chunks": (
         Run("horizon 4", "--horizon 4 --max-committed-steps 2", plays=(Play(1, 1), Play(1, 2), Play(1, 4))),

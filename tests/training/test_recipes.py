@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
@@ -19,13 +20,24 @@ from chunkcast.training.denoisers.denoiser import DenoiserConfig, make_denoiser
 from chunkcast.training.errors import CheckpointError, ExportError, TrainingError
 from chunkcast.training.export.bundle_writer import write_expectations
 from chunkcast.training.export.exporter import export_bundle
+from chunkcast.training.export.policy_graph import (
+    INSTRUCTION_INPUT,
+    NOISE_INPUT,
+    PREFIX_ACTIONS_INPUT,
+    PREFIX_LENGTH_INPUT,
+    STATE_INPUT,
+)
 from chunkcast.training.history import read_history
 from chunkcast.training.language.instructions import task_names
+from chunkcast.training.loss import DenoisingLoss
+from chunkcast.training.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.presets import PRESETS, config_of
+from chunkcast.training.state_differences import previous_of
 from chunkcast.training.train_cli import main, train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
 from chunkcast.training.warm_start import start_from
+from chunkcast.training.windows import Batch
 from chunkcast.v1 import policy_pb2 as pb
 from tests.conftest import SHIPPED_ENCODER
 
@@ -44,6 +56,7 @@ def trained(config: TrainConfig, out: Path, **changes: Any) -> TrainConfig:
         ({"objective": "mip"}, ("MIP", pb.PREDICTION_TYPE_SAMPLE, 2)),
         ({"prediction_type": "v_prediction"}, ("DDIM", pb.PREDICTION_TYPE_V_PREDICTION, 100)),
         ({"denoiser": "unet", "batch_size": 8}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
+        ({"differences": False, "max_committed_steps": 0}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
     ],
 )
 def test_it_trains_and_exports(
@@ -51,8 +64,35 @@ def test_it_trains_and_exports(
 ) -> None:
     config = trained(small_config, tmp_path / "run", **changes)
     export_bundle(config.out / LAST_CHECKPOINT, tmp_path / "bundle", name="it", steps=2)
-    found = read_bundle(tmp_path / "bundle").spec.sampler
-    assert (found.name, found.prediction_type, found.train_timesteps) == sampler
+    spec = read_bundle(tmp_path / "bundle").spec
+    assert (spec.sampler.name, spec.sampler.prediction_type, spec.sampler.train_timesteps) == sampler
+    assert spec.action.max_committed_steps == config.max_committed_steps
+    graph = onnxruntime.InferenceSession(tmp_path / "bundle" / "policy.onnx", providers=["CPUExecutionProvider"])
+    committed = {PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT} if config.max_committed_steps else set()
+    assert {each.name for each in graph.get_inputs()} == {STATE_INPUT, INSTRUCTION_INPUT, NOISE_INPUT} | committed
+
+
+def minimized(config: TrainConfig) -> tuple[torch.Tensor, DenoisingLoss]:
+    """Of the same windows, with the same noise, before anything is trained."""
+    trainer = Trainer(config, read_demonstrations(config.data), torch.device("cpu"), bf16=False)
+    return trainer.objective.loss(trainer.training.take(torch.arange(64)), torch.Generator().manual_seed(0))
+
+
+def test_a_run_hides_how_the_robot_moved(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden: list[tuple[tuple[int, int], ...]] = []
+    stilled = Batch.stilled
+
+    def recorded(batch: Batch, windows: torch.Tensor, previous: tuple[tuple[int, int], ...]) -> Batch:
+        hidden.append(previous)
+        return stilled(batch, windows, previous)
+
+    monkeypatch.setattr(Batch, "stilled", recorded)
+    minimized(replace(small_config, motion_dropout=0.5, out=tmp_path / "run"))
+    minimized(replace(small_config, motion_dropout=0.0, out=tmp_path / "run"))
+    assert hidden == [previous_of(STATE_ELEMENTS)]
+    assert len(hidden[0]) > 3
 
 
 def test_a_policy_that_is_told_in_sentences(small_config: TrainConfig, tmp_path: Path) -> None:
@@ -89,6 +129,9 @@ def test_a_student_learns_what_its_teacher_samples(small_config: TrainConfig, sm
     exported = export_bundle(student.out / LAST_CHECKPOINT, tmp_path / "bundle", name="student")
     assert exported.spec.sampler.evaluations == 1
     assert not exported.spec.expected_success  # its loss is not that of denoising
+    for huber in (0.0, 0.1):
+        _, loss = minimized(replace(student, huber=huber, out=tmp_path / "untrained"))
+        assert torch.equal(loss.minimized, loss.objective) == (not huber)
     with pytest.raises(ExportError, match="--steps 2: the run is a one-step student's"):
         export_bundle(student.out / LAST_CHECKPOINT, tmp_path / "two", name="student", steps=2)
     with pytest.raises(CheckpointError, match="other shapes than the student's"):
@@ -142,6 +185,9 @@ def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: P
         ({"chunk_discount": 0.0}, r"--chunk-discount must lie in \(0, 1\], got 0.0"),
         ({"windows_per_episode": -1}, "--windows-per-episode must not be negative"),
         ({"adam_beta2": 1.0}, r"--adam-beta2 must lie in \[0, 1\)"),
+        ({"huber": -1.0}, "--huber must be finite and not negative, got -1.0"),
+        ({"huber": float("inf")}, "--huber must be finite"),
+        ({"motion_dropout": 1.5}, r"--motion-dropout must lie in \[0, 1\], got 1.5"),
     ],
 )
 def test_what_no_run_could_use_is_refused(small_config: TrainConfig, changes: dict[str, Any], message: str) -> None:
@@ -160,6 +206,7 @@ def test_a_preset_holds_where_no_flag_says_otherwise(
     plain, seed, changed = configs
     assert (plain.preset, plain) == ("default", TrainConfig(data=tmp_path, out=Path("run")))
     assert (seed.denoiser, seed.prediction_type, seed.batch_size, seed.epochs) == ("unet", "epsilon", 8, 10)
+    assert (seed.huber, seed.motion_dropout, seed.differences) == (0.0, 0.0, False)
     assert changed == replace(seed, epochs=3, ema_decay=0.9)
     assert set(PRESETS) == {"default", "tinyvla-73m"}
 
@@ -169,7 +216,9 @@ def test_a_preset_holds_where_no_flag_says_otherwise(
     assert replace(settings("--denoiser unet --width 32"), width=64) == settings("--denoiser=unet") != plain
     for prediction_type in ("epsilon", "v_prediction"):
         predicted = settings(f"--prediction_type {prediction_type}")
-        assert (predicted.noise_only_fraction, predicted.huber) == (0.0, 0.0) != (plain.noise_only_fraction, plain.huber)
+        assert (
+            (predicted.noise_only_fraction, predicted.huber) == (0.0, 0.0) != (plain.noise_only_fraction, plain.huber)
+        )
     # The preset's own settings stand, whatever its denoiser would get by itself.
     assert settings("--preset tinyvla-73m --denoiser unet") == seed
     for denoiser in ("unet", "transformer"):

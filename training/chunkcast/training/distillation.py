@@ -48,7 +48,7 @@ def student_loss(
     taught: torch.Tensor,
     noise: torch.Tensor,
     prefix_length: torch.Tensor,
-    huber: float = 0.0,
+    huber: float,
 ) -> DenoisingLoss:
     """The student's error from ``taught`` (from ``taught_chunk``), per window: it predicts the clean chunk from noise.
 

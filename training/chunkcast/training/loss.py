@@ -59,7 +59,7 @@ def denoising_loss(
     loss: the network learns to continue what the robot is committed to (see ``continued_chunk``).
 
     ``discount`` weighs the rows of what is minimised, by that much less a row from the first that is not given: a robot
-    plans again long before the last.
+    plans again long before the last. ``huber`` is that of ``penalty``, in the units of what is predicted.
 
     For a clean-action prediction, eps_hat = (x_t - sqrt(abar_t) x0_hat) / sqrt(1 - abar_t). At the first timesteps
     that divides by nearly zero, so compare such losses by timestep.
@@ -93,7 +93,10 @@ def penalty(squared_error: torch.Tensor, huber: float) -> torch.Tensor:
     Squared errors teach the mean. Where one of two actions is right, and a state leaves open which, that is a third one
     that nobody demonstrated; errors by their size teach the likelier one.
     """
-    return (squared_error + huber**2).sqrt() - huber if huber else squared_error
+    if not huber:
+        return squared_error
+    # sqrt(e^2 + c^2) - c without the difference, in which a small error's digits are lost.
+    return squared_error / ((squared_error + huber**2).sqrt() + huber)
 
 
 def continued_chunk(clean: torch.Tensor, executed: torch.Tensor, prefix_length: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ Does not know: demonstrations, policies, servers. metaworld is imported late, so
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -98,5 +99,7 @@ def make_expert(task: str) -> Any:
 
 def _lookup(table: Mapping[str, Any], task: str, suffix: str = "") -> Any:
     if task + suffix not in table:
-        raise TrainingError(f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(SIX_TASKS)}")
+        names = [name.removesuffix(suffix) for name in table]
+        near = difflib.get_close_matches(task, names, n=3) or SIX_TASKS
+        raise TrainingError(f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(near)}")
     return table[task + suffix]

@@ -48,7 +48,7 @@ class Objective:
         instructions: Instructions,
         device: torch.device,
         bf16: bool,
-        previous: tuple[tuple[int, int], ...] = (),
+        previous: tuple[tuple[int, int], ...],
     ) -> None:
         self._previous = previous
         self._config, self._policy, self._noise_scheduler = config, policy, noise_scheduler

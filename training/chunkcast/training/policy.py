@@ -26,7 +26,8 @@ MIN_DIFFERENCE_STD = 1e-4
 """As for the state; a point moves by a millimetre in a tick."""
 
 DIFFERENCE_BINS = 48
-"""Intervals of a difference, each met equally often: narrow where hands meet objects, wide on the way there."""
+"""Intervals of a difference, each holding as many of its distinct values: narrow where hands meet objects, wide on the
+way there."""
 
 MIN_BIN_WIDTH = 2e-4
 """Metres; of a difference that never varies all edges are the same."""
@@ -143,7 +144,12 @@ class DiffusionPolicy(nn.Module):
         return cast(torch.Tensor, self.encoder(torch.cat(seen, dim=-1)))
 
     def fit_differences(self, states: torch.Tensor) -> None:
-        """Take the differences' scale, their root mean square, and their intervals from ``states [N, S]``."""
+        """Take the differences' scale, their root mean square, and their intervals from ``states [N, S]``.
+
+        Without differences there is nothing to take.
+        """
+        if not self.config.differences:
+            return
         self.difference_std.copy_(self._between(states).square().mean(0).sqrt().clamp_min(MIN_DIFFERENCE_STD))
         some = self._between(states[:: -(-len(states) // EDGE_SAMPLES)])
         levels = torch.linspace(0.0, 1.0, DIFFERENCE_BINS + 1, device=states.device)

@@ -47,10 +47,11 @@ BY_DENOISER: dict[str, Settings] = {
 }
 
 BY_PREDICTION_TYPE: dict[str, Settings] = {
-    # At the last timestep the noise is what the network is given: there is nothing to learn there. And sampling takes
-    # the prediction for the noise's mean.
+    # At the last timestep the noise is what the network is given: there is nothing to learn there. And sampling needs
+    # the noise's mean, which is what squared errors teach.
     "epsilon": {"noise_only_fraction": 0.0, "huber": 0.0},
-    # Where there is little noise the velocity is most of it: a network that hardly met such timesteps samples garbage.
+    # Where little noise was added the velocity is that noise: a network that hardly met such timesteps samples garbage,
+    # and its errors there are the noise's.
     "v_prediction": {"noise_only_fraction": 0.0, "huber": 0.0},
 }
 

@@ -5,6 +5,7 @@ What holds where no flag says otherwise also depends on the preset, the denoiser
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -48,14 +49,16 @@ class TrainConfig:
     objective: Objective = "diffusion"
     """What is minimised: the denoising loss (diffusion), or MIP's two regressions, which sample without noise."""
     prediction_type: PredictionType = "sample"
-    """What the network predicts: the clean action chunk (sample), the noise (epsilon) or the velocity (v_prediction). A
-    noise predictor needs more evaluations, and --noise-only-fraction 0, which it gets."""
+    """What the network predicts: the clean action chunk (sample), the noise (epsilon) or the velocity (v_prediction).
+    For the last two --noise-only-fraction and --huber are 0 where nothing else is said; noise needs more
+    evaluations."""
     loss_weighting: Literal["clamped-snr", "uniform"] = "clamped-snr"
     """Weight of a timestep's clean-action error: its signal-to-noise ratio clamped to [1, 5], or 1 for all. The clamp
     keeps both ends: the first evaluations start from noise alone, the last decide the precision."""
     huber: float = 0.1
-    """Size of an error, in halves of an action's range, from which on it counts by its size and no longer by its
-    square: a policy then does the likelier of two things instead of one in between. 0 minimises the squared error."""
+    """Size of an error, in the units of what is predicted (of an action: half its range), from which on it counts by
+    its size and no longer by its square: a policy then does the likelier of two things instead of one in between. 0
+    minimises the squared error."""
     teacher: Path | None = None
     """A finished run whose sampled chunks are what is learned, in one evaluation (a one-step student); the new network
     has the teacher's shapes and begins with its weights, where the teacher predicts the clean chunk too."""
@@ -154,7 +157,7 @@ class TrainConfig:
         for name in ("ema_decay", "adam_beta2"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "lie in [0, 1)")
         self._require("windows_per_episode", self.windows_per_episode >= 0, "not be negative")
-        self._require("huber", self.huber >= 0.0, "not be negative")
+        self._require("huber", 0.0 <= self.huber < math.inf, "be finite and not negative")
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")

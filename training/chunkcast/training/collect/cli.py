@@ -73,11 +73,11 @@ def collect_command(config: CollectConfig) -> None:
         raise TrainingError(
             f"{config.out} holds demonstrations; pass --overwrite to replace them, or choose another --out"
         )
-    # A long collection must not be lost for want of a place to write it.
-    config.out.mkdir(parents=True, exist_ok=True)
     tasks = all_tasks() if config.tasks == (MT50,) else config.tasks
     for task in tasks:
         make_expert(task)  # refuses an unknown one, before any process is started
+    # A long collection must not be lost for want of a place to write it.
+    config.out.mkdir(parents=True, exist_ok=True)
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

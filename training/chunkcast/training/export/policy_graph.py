@@ -27,7 +27,7 @@ ACTIONS_OUTPUT = "actions"
 
 LOOP = Loop(given="chunk", result="result", first="first_chunk", next="next_chunk", last="clean_chunk")
 TIMESTEP = "timestep"
-RATES = ("share", "rest", "signal", "noise_rate")
+RATES = ("signal_rate", "noise_rate", "next_signal_rate", "next_noise_rate")
 """Of ``next_chunk``."""
 
 
@@ -53,10 +53,10 @@ class OneEvaluation(nn.Module):
         chunk: torch.Tensor,
         result: torch.Tensor,
         timestep: torch.Tensor,
-        share: torch.Tensor,
-        rest: torch.Tensor,
-        signal: torch.Tensor,
+        signal_rate: torch.Tensor,
         noise_rate: torch.Tensor,
+        next_signal_rate: torch.Tensor,
+        next_noise_rate: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units.
 
@@ -66,7 +66,7 @@ class OneEvaluation(nn.Module):
             chunk: ``[B, H, A]``, what this turn is given: the first chunk, or the next one of the turn before.
             result: ``[B, H, A]``, normalised, of the last turn.
             timestep: int64 ``[1]``, that the network is told.
-            share, rest, signal, noise_rate: scalars, see ``next_chunk``.
+            signal_rate, noise_rate, next_signal_rate, next_noise_rate: scalars, see ``next_chunk``.
 
         Returns:
             the first chunk, the next one, the clean one that is predicted, and the actions that ``result`` means.
@@ -84,7 +84,13 @@ class OneEvaluation(nn.Module):
 
         prediction = policy(chunk, timestep, embedding, committed)
         following, clean = next_chunk(
-            policy.config.prediction_type, prediction, chunk, share, rest, signal=signal, noise_rate=noise_rate
+            policy.config.prediction_type,
+            prediction,
+            chunk,
+            signal_rate=signal_rate,
+            noise_rate=noise_rate,
+            next_signal_rate=next_signal_rate,
+            next_noise_rate=next_noise_rate,
         )
         return (
             keep_prefix(noise * self.initial),
@@ -123,14 +129,11 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
     )
     evaluations = sampler_evaluations(config, scheduler)
     # Where nothing is added to it, the clean chunk is the result: the rest of the last turn leads nowhere.
-    loop = replace(LOOP, last=LOOP.next) if evaluations[-1].noise_rate else LOOP
+    loop = replace(LOOP, last=LOOP.next) if evaluations[-1].next_noise_rate else LOOP
     model = unrolled(model, loop, [_constants(evaluation) for evaluation in evaluations])
     return bytes(model.SerializeToString(deterministic=True))
 
 
 def _constants(evaluation: Evaluation) -> dict[str, torch.Tensor]:
-    rates = (evaluation.share, evaluation.rest, evaluation.signal, evaluation.noise_rate)
-    return {
-        TIMESTEP: torch.tensor([evaluation.timestep]),
-        **{name: torch.tensor(rate) for name, rate in zip(RATES, rates, strict=True)},
-    }
+    rates = {name: torch.tensor(getattr(evaluation, name)) for name in RATES}
+    return {TIMESTEP: torch.tensor([evaluation.timestep]), **rates}

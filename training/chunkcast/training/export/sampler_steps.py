@@ -18,46 +18,46 @@ class Evaluation:
 
     Attributes:
         timestep: that the network is told.
-        share: of the clean chunk in what it is given, sqrt(abar).
-        rest: of the noise in it, sqrt(1 - abar).
-        signal: what the clean chunk is multiplied by in the next one; sqrt(abar) there.
-        noise_rate: what the noise is multiplied by in the next one; 0 where none is added.
+        signal_rate: what the clean chunk is multiplied by in what it is given, sqrt(abar).
+        noise_rate: what the noise is multiplied by in it, sqrt(1 - abar).
+        next_signal_rate: as ``signal_rate``, of what the next one is given.
+        next_noise_rate: as ``noise_rate``, of the same; 0 where none is added.
     """
 
     timestep: int
-    share: float
-    rest: float
-    signal: float
+    signal_rate: float
     noise_rate: float
+    next_signal_rate: float
+    next_noise_rate: float
 
 
 def next_chunk(
     prediction_type: PredictionType,
     prediction: torch.Tensor,
     chunk: torch.Tensor,
-    share: torch.Tensor,
-    rest: torch.Tensor,
     *,
-    signal: torch.Tensor,
+    signal_rate: torch.Tensor,
     noise_rate: torch.Tensor,
+    next_signal_rate: torch.Tensor,
+    next_noise_rate: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the next evaluation is given, and the clean chunk: ``[B, H, A]`` each, normalised units.
 
     Args:
         prediction_type: what ``prediction [B, H, A]`` is of.
         chunk: ``[B, H, A]``, what the network was given.
-        share, rest, signal, noise_rate: scalars, see ``Evaluation``.
+        signal_rate, noise_rate, next_signal_rate, next_noise_rate: scalars, see ``Evaluation``.
     """
     match prediction_type:
         case "sample":
             clean = prediction
         case "epsilon":
-            clean = (chunk - rest * prediction) / share
+            clean = (chunk - noise_rate * prediction) / signal_rate
         case "v_prediction":
-            clean = share * chunk - rest * prediction
-    noise = prediction if prediction_type == "epsilon" else (chunk - share * clean) / rest
+            clean = signal_rate * chunk - noise_rate * prediction
+    noise = prediction if prediction_type == "epsilon" else (chunk - signal_rate * clean) / noise_rate
     clean = clean.clamp(-1.0, 1.0)
-    return signal * clean + noise_rate * noise, clean
+    return next_signal_rate * clean + next_noise_rate * noise, clean
 
 
 def sampler_evaluations(config: PolicyConfig, scheduler: Any) -> list[Evaluation]:
@@ -66,7 +66,7 @@ def sampler_evaluations(config: PolicyConfig, scheduler: Any) -> list[Evaluation
     if config.objective == "mip":
         signals = [T_STAR] * (len(timesteps) - 1) + [1.0]
         return [
-            Evaluation(timestep, share=0.0, rest=1.0, signal=signal, noise_rate=0.0)
+            Evaluation(timestep, signal_rate=0.0, noise_rate=1.0, next_signal_rate=signal, next_noise_rate=0.0)
             for timestep, signal in zip(timesteps, signals, strict=True)
         ]
     # As diffusers has it: a stride of whole timesteps, which misses the next one by a timestep where the number of
@@ -77,7 +77,5 @@ def sampler_evaluations(config: PolicyConfig, scheduler: Any) -> list[Evaluation
         following = timestep - stride
         there = float(scheduler.alphas_cumprod[following] if following >= 0 else scheduler.final_alpha_cumprod)
         here = float(scheduler.alphas_cumprod[timestep])
-        evaluations.append(
-            Evaluation(timestep, here**0.5, (1.0 - here) ** 0.5, signal=there**0.5, noise_rate=(1.0 - there) ** 0.5)
-        )
+        evaluations.append(Evaluation(timestep, here**0.5, (1.0 - here) ** 0.5, there**0.5, (1.0 - there) ** 0.5))
     return evaluations

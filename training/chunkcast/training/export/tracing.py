@@ -27,7 +27,7 @@ def traced_graph(
 
     Args:
         example: inputs; one tensor given twice would be taken for one input.
-        further_axes: axis to ``torch.export.Dim`` of every input, beside the first.
+        further_axes: axis to ``torch.export.Dim`` of every input that has one, beside the first.
         without_batch: how many of the inputs, the last ones, have no dynamic axis.
     """
     batch = torch.export.Dim("batch")
