@@ -14,6 +14,7 @@ from chunkcast.server.bundle import read_bundle
 from chunkcast.server.engine import Engine
 from chunkcast.server.errors import BundleError
 from chunkcast.training.export.bundle_writer import write_bundle
+from tests.conftest import ROOT
 from tests.handmade_bundle import echo_graph, echo_spec, write_echo_bundle
 
 
@@ -170,3 +171,10 @@ def test_a_bundle_without_health_is_served_as_before(bundle: Path) -> None:
 
     edit_spec(bundle, without_health)
     assert not read_bundle(bundle).spec.expected_success
+
+
+@pytest.mark.parametrize("bundle", sorted(file.parent.name for file in (ROOT / "policies").glob("*/policy.json")))
+def test_a_shipped_policy_says_what_is_expected_of_it(bundle: str) -> None:
+    spec = read_bundle(ROOT / "policies" / bundle).spec
+    assert {each.text for each in spec.instructions} == {each.task for each in spec.expected_success} - {""}
+    assert (ROOT / "policies" / bundle / "README.md").is_file()
