@@ -48,8 +48,8 @@ class OneEvaluation(nn.Module):
         state: torch.Tensor,
         instruction: torch.Tensor,
         noise: torch.Tensor,
-        prefix_actions: torch.Tensor,
-        prefix_length: torch.Tensor,
+        prefix_actions: torch.Tensor | None,
+        prefix_length: torch.Tensor | None,
         chunk: torch.Tensor,
         result: torch.Tensor,
         timestep: torch.Tensor,
@@ -60,7 +60,8 @@ class OneEvaluation(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units.
 
-        The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the answer's first rows.
+        The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the answer's first rows. Of
+        a policy that continues none both are ``None``: the graph would ask one of them for the size of its batch.
 
         Args:
             chunk: ``[B, H, A]``, what this turn is given: the first chunk, or the next one of the turn before.
@@ -73,7 +74,7 @@ class OneEvaluation(nn.Module):
         """
         policy = self.policy
         embedding = policy.encode(state, instruction)
-        if policy.config.max_committed_steps:
+        if prefix_actions is not None and prefix_length is not None:
             committed = policy.committed_rows(prefix_length)
             given, prefix = committed[..., None] > 0, policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
         else:
@@ -114,8 +115,8 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
         STATE_INPUT: torch.zeros(2, config.observation_steps, config.state_size),
         INSTRUCTION_INPUT: torch.zeros(2, config.instruction_size),
         NOISE_INPUT: torch.zeros(chunks),
-        PREFIX_ACTIONS_INPUT: torch.zeros(chunks),
-        PREFIX_LENGTH_INPUT: torch.zeros(2, dtype=torch.int64),
+        PREFIX_ACTIONS_INPUT: torch.zeros(chunks) if config.max_committed_steps else None,
+        PREFIX_LENGTH_INPUT: torch.zeros(2, dtype=torch.int64) if config.max_committed_steps else None,
         LOOP.given: torch.zeros(chunks),
         LOOP.result: torch.zeros(chunks),
     }
@@ -123,7 +124,7 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
     model = traced_graph(
         OneEvaluation(policy, float(scheduler.init_noise_sigma)).eval(),
         (*inputs.values(), *constants.values()),
-        [*inputs, *constants],
+        [*(name for name, value in inputs.items() if value is not None), *constants],
         [LOOP.first, LOOP.next, LOOP.last, ACTIONS_OUTPUT],
         without_batch=len(constants),
     )
