@@ -88,13 +88,13 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run("mlp", plays=ONE_AND_FOUR),
         Run("unet", "--denoiser unet --width 64 --blocks 3 --embedding-size 256", plays=ONE_AND_FOUR),
         Run("transformer", "--denoiser transformer --width 128 --blocks 4 --embedding-size 256", plays=ONE_AND_FOUR),
-        Run("unet, 73 M", SEEDS_HEAD, plays=(Play(1), Play(4, episodes=5))),
+        Run("unet, 73 M", SEEDS_HEAD, plays=(Play(1, episodes=5),)),
     ),
     "seed": (
         Run(
             "seed's recipe",
             "--preset tinyvla-73m",
-            plays=(Play(10, episodes=5),),
+            plays=(Play(10, episodes=3),),
             collect="--episodes 88 --noise 0",
             minutes=0,
             suites=("six",),
@@ -102,7 +102,7 @@ TABLES: dict[str, tuple[Run, ...]] = {
         Run(
             "seed's head, our recipe",
             f"{SEEDS_HEAD} --horizon 20",
-            plays=(Play(1), Play(4, episodes=5)),
+            plays=(Play(1, episodes=5),),
             collect="--episodes 88",
             suites=("six",),
         ),

@@ -58,7 +58,7 @@ def trained(config: TrainConfig, out: Path, **changes: Any) -> TrainConfig:
         ({"denoiser": "unet", "batch_size": 8}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
         ({"differences": False, "max_committed_steps": 0}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
         ({"denoiser": "unet", "batch_size": 8, "max_committed_steps": 0}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
-        ({"denoiser": "transformer", "max_committed_steps": 0}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
+        ({"denoiser": "transformer", "width": 64, "max_committed_steps": 0}, ("DDIM", pb.PREDICTION_TYPE_SAMPLE, 100)),
     ],
 )
 def test_it_trains_and_exports(
