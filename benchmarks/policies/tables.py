@@ -101,9 +101,11 @@ TABLES: dict[str, tuple[Run, ...]] = {
         ),
         Run(
             "seed's head, our recipe",
-            f"{SEEDS_HEAD} --horizon 20",
+            f"{SEEDS_HEAD} --horizon 20 --batch-size 16 --epochs 8 --windows-per-episode 1 --warmup-steps 50 "
+            "--validation-windows 256",
             plays=(Play(1, episodes=5),),
             collect="--episodes 88",
+            minutes=0,
             suites=("six",),
         ),
     ),
