@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import tempfile
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.policies.experiment import (
+    CORES,
     Experiment,
     collect_seconds,
     command,
@@ -31,7 +31,6 @@ from benchmarks.policies.tables import SEED_REPORTED, TABLES, Play
 from chunkcast.training.files import write_json
 from chunkcast.training.health.rollouts import Rollouts
 
-CORES = len(os.sched_getaffinity(0))
 MACHINE = f"{platform.machine()}, cores: {CORES}"
 
 CHOICE_SEED = 500_000

@@ -22,6 +22,7 @@ from chunkcast.training.presets import config_of
 
 TRIAL_WINDOWS = 4
 """Of each episode: how long they take tells how many there is time for."""
+CORES = len(os.sched_getaffinity(0))
 PACE_WINDOWS = {"six": 64, "mt50": 8}
 """Of each episode: some seconds, once the plain recipe has come up to speed."""
 TRIAL_SECONDS = 4.0
@@ -147,7 +148,7 @@ def _slowdown(experiment: Experiment) -> float:
     data = _collect(experiment.suite, "")
     flags = f"--data {data} {TOLD[experiment.suite]}"
     settings = json.dumps(asdict(config_of([*shlex.split(flags), "--out", "run"])), default=str, sort_keys=True)
-    key = f"{hashlib.sha256(settings.encode()).hexdigest()[:12]}, cores: {len(os.sched_getaffinity(0))}"
+    key = f"{hashlib.sha256(settings.encode()).hexdigest()[:12]}, cores: {CORES}"
     pace = data / PACE
     paces = json.loads(pace.read_text()) if pace.is_file() else {}
     now = _trial(flags, PACE_WINDOWS[experiment.suite]).samples_per_second

@@ -41,7 +41,8 @@ class Play:
 
     def episodes_of(self, suite: str, asked: int) -> int:
         """How many of each task are played where ``asked`` are asked for."""
-        return min(asked, self.episodes or asked, (suite == "mt50" and self.of_fifty) or asked)
+        limits = (self.episodes, self.of_fifty if suite == "mt50" else None)
+        return min(asked, *(limit for limit in limits if limit is not None))
 
 
 @dataclass(frozen=True)

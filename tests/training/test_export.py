@@ -42,7 +42,7 @@ def with_prediction_type(policy: DiffusionPolicy, prediction_type: str) -> Diffu
     return other.eval()
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 3, 6])
+@pytest.mark.parametrize("evaluations", [1, 2, 3, 6, 8])
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
 def test_graph_equals_diffusers_ddim(policy: DiffusionPolicy, prediction_type: str, evaluations: int) -> None:
     policy = with_prediction_type(policy, prediction_type)
