@@ -12,7 +12,7 @@ from chunkcast.client.sim.episode import EpisodeJob, SimulatedRobot
 from chunkcast.language.text_encoder import find_encoder
 from chunkcast.server.bundle import read_bundle
 from chunkcast.training.language.instruction_table import METAWORLD_INSTRUCTIONS, read_instruction_table
-from chunkcast.training.metaworld_tasks import all_tasks
+from chunkcast.simulation.metaworld_tasks import all_tasks
 from tests.conftest import SHIPPED_ENCODER, SHIPPED_MT50
 
 CHOICE_SEED = 500_000

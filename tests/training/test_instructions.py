@@ -16,7 +16,7 @@ from chunkcast.training.language.instruction_table import (
 )
 from chunkcast.training.language.instructions import Instructions, task_names
 from chunkcast.training.language.messages import instruction_messages, least_similarity, text_encoder_message
-from chunkcast.training.metaworld_tasks import all_tasks
+from chunkcast.simulation.metaworld_tasks import all_tasks
 from tests.conftest import SHIPPED_ENCODER
 
 TABLE = {

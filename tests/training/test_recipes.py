@@ -30,7 +30,7 @@ from chunkcast.training.export.policy_graph import (
 from chunkcast.training.history import read_history
 from chunkcast.training.language.instructions import task_names
 from chunkcast.training.loss import DenoisingLoss
-from chunkcast.training.metaworld_tasks import STATE_ELEMENTS
+from chunkcast.simulation.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.presets import PRESETS, config_of
 from chunkcast.training.state_differences import previous_of
 from chunkcast.training.train_cli import main, train_command

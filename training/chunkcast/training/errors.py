@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from chunkcast.simulation.errors import SimulationError
+
 
 class TrainingError(Exception):
     """Bad input to a training command: one line on what was received, what was expected and what to do.
@@ -55,7 +57,7 @@ def run_command(
     except OSError as error:
         print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror})", file=sys.stderr)
         raise SystemExit(2) from None
-    except TrainingError as error:
+    except (TrainingError, SimulationError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

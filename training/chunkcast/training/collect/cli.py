@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from chunkcast.training.errors import TrainingError, run_command
-from chunkcast.training.metaworld_tasks import (
+from chunkcast.simulation.metaworld_tasks import (
     ACTION_ELEMENTS,
     CONTROL_RATE_HZ,
     SIX_TASKS,
@@ -67,7 +67,7 @@ def collect_command(config: CollectConfig) -> None:
 
     from chunkcast.training.collect.parallel import collect
     from chunkcast.training.demonstrations import MANIFEST_NAME, write_demonstrations
-    from chunkcast.training.metaworld_tasks import MT50, all_tasks, make_expert
+    from chunkcast.simulation.metaworld_tasks import MT50, all_tasks, make_expert
 
     if (config.out / MANIFEST_NAME).exists() and not config.overwrite:
         raise TrainingError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from chunkcast.training.demonstrations import Episode
-from chunkcast.training.metaworld_tasks import MAX_EPISODE_STEPS, make_environment, make_expert
+from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS, make_environment, make_expert
 
 STEPS_AFTER_SUCCESS = 25
 """An episode goes on a little after success, so that the policy also learns to stay there."""
@@ -53,8 +53,9 @@ def record_expert_episode(task: str, seed: int, noise: float) -> Episode | None:
     states, actions, executed, success = [], [], [], []
     solved_for, pushed, push = 0, False, np.zeros(4)
     for _ in range(MAX_EPISODE_STEPS):
-        clean = np.clip(expert.get_action(observation), -1.0, 1.0).astype(np.float32)
         states.append(observation.astype(np.float32))
+        # A copy: some experts (door-open's is one) shift what they are given in place.
+        clean = np.clip(expert.get_action(observation.copy()), -1.0, 1.0).astype(np.float32)
         actions.append(clean)
         if generator.random() < 1.0 / (PUSH_TICKS if pushed else PAUSE_TICKS):
             pushed = not pushed

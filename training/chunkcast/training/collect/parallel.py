@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from chunkcast.training.collect.expert_episode import record_expert_episode
 from chunkcast.training.demonstrations import Episode
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.processes import starting_workers, worker_processes
 
 MAX_ATTEMPTS_PER_EPISODE = 10
 """Below one success in ten, the expert or the noise is wrong, and more attempts would not be demonstrations."""
@@ -52,13 +48,9 @@ def collect(
     Raises:
         TrainingError: a task's expert succeeds in fewer than one of ``MAX_ATTEMPTS_PER_EPISODE`` attempts.
     """
-    # spawn: a forked process inherits locks that other threads hold.
-    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        # The first submission starts the workers, which inherit what is blocked meanwhile. Ctrl-C goes to the whole
-        # group of processes: it then interrupts neither a worker that just begins nor this one in the middle of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+    results = []
+    with worker_processes(workers) as executor:
+        with starting_workers():
             pending: dict[str, deque[Future[Episode | None]]] = {
                 task: deque(
                     executor.submit(record_expert_episode, task, first_seed + i, noise)
@@ -66,9 +58,6 @@ def collect(
                 )
                 for task in tasks
             }
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        results = []
         for task, futures in pending.items():
             kept: list[Episode] = []
             attempts = 0
@@ -87,23 +76,4 @@ def collect(
                 next_seed = first_seed + attempts + len(futures)
                 futures.append(executor.submit(record_expert_episode, task, next_seed, noise))
             results.append(TaskDemonstrations(task, attempts, kept))
-    except BrokenProcessPool:
-        raise TrainingError(
-            "a worker process was ended from outside, perhaps for want of memory; lower --workers"
-        ) from None
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
     return results
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which cancels what is pending; end with the parent, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, name="follow-parent", daemon=True).start()

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from chunkcast.training.errors import TrainingError
+from chunkcast.simulation.errors import UnknownTask
 
 SIX_TASKS: tuple[str, ...] = (
     "button-press-topdown-v3",
@@ -40,6 +40,9 @@ STATE_ELEMENTS: tuple[tuple[str, str], ...] = (
     *((f"goal_{axis}", "m") for axis in "xyz"),
 )
 """Name and unit of the 39 entries of MetaWorld's observation: this tick, the tick before, the goal."""
+
+PROPRIOCEPTION = 4
+"""The first entries of the observation, what a robot knows of itself: hand and gripper at this tick."""
 
 STATE_MEANING = (
     "MetaWorld v3 observation with the goal visible: hand, gripper and up to two objects at this tick and the one "
@@ -72,7 +75,7 @@ def make_environment(task: str) -> Any:
     """The MetaWorld environment of ``task`` with its goal visible; what is given to its ``seed`` decides the episode.
 
     Raises:
-        TrainingError: the task is not one of MetaWorld's fifty.
+        UnknownTask: the task is not one of MetaWorld's fifty.
     """
     from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
@@ -88,7 +91,7 @@ def make_expert(task: str) -> Any:
     """MetaWorld's scripted expert of ``task``: an object with ``get_action(observation) -> action``.
 
     Raises:
-        TrainingError: the task is not one of MetaWorld's fifty.
+        UnknownTask: the task is not one of MetaWorld's fifty.
     """
     from metaworld.policies import ENV_POLICY_MAP
 
@@ -101,5 +104,5 @@ def _lookup(table: Mapping[str, Any], task: str, suffix: str = "") -> Any:
     if task + suffix not in table:
         names = [name.removesuffix(suffix) for name in table]
         near = difflib.get_close_matches(task, names, n=3) or SIX_TASKS
-        raise TrainingError(f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(near)}")
+        raise UnknownTask(f"unknown MetaWorld task {task!r}; expected a v3 name such as {', '.join(near)}")
     return table[task + suffix]

@@ -1,0 +1,117 @@
+"""Pictures of a MuJoCo scene, through whichever GL library is there."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkcast.simulation.cameras import Camera
+from chunkcast.simulation.errors import RenderingUnavailable
+
+HINT = "no GL library can render here; install one (Debian and Ubuntu: apt-get install libosmesa6)"
+
+
+def choose_gl(*, software: bool = False) -> None:
+    """Say by which library this process and those that it starts render: mujoco reads MUJOCO_GL when it is imported.
+
+    Args:
+        software: leave a display alone, which many processes at once would slow down.
+
+    Raises:
+        RenderingUnavailable: no GL library is found.
+    """
+    assert "mujoco" not in sys.modules, "mujoco was imported before its GL library was chosen"
+    if os.environ.get("MUJOCO_GL"):
+        return
+    if os.environ.get("DISPLAY") and not software:
+        backend = "glfw"
+    elif ctypes.util.find_library("EGL") and (Path("/dev/dri").exists() or Path("/dev/nvidiactl").exists()):
+        # Without a device, EGL is found and then fails.
+        backend = "egl"
+    elif ctypes.util.find_library("OSMesa"):
+        backend = "osmesa"
+    else:
+        raise RenderingUnavailable(HINT)
+    os.environ["MUJOCO_GL"] = backend
+    # Rendering processes run side by side: each more than one thread would take the others' processors.
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+
+
+class SceneRenderer:
+    """Pictures of one scene, from its cameras.
+
+    Args:
+        model: MuJoCo's; its cameras are moved.
+        cameras: of which pictures will be asked.
+
+    Raises:
+        RenderingUnavailable: the GL library that was chosen does not work, or the scene has no such camera.
+    """
+
+    def __init__(self, model: Any, cameras: tuple[Camera, ...]) -> None:
+        self._model, self._cameras = model, cameras
+        self._renderers: dict[tuple[int, str], Any] = {}
+        for camera in cameras:
+            index = _camera_index(model, camera)
+            if camera.position is not None:
+                model.cam_pos[index] = camera.position
+            if camera.field_of_view is not None:
+                model.cam_fovy[index] = camera.field_of_view
+            kind = (camera.size, camera.quality)
+            if kind not in self._renderers:
+                self._renderers[kind] = _renderer(model, camera)
+
+    def render(self, data: Any) -> dict[str, npt.NDArray[np.uint8]]:
+        """A picture of each camera, uint8 ``[size, size, 3]``, by its view.
+
+        Args:
+            data: MuJoCo's, of the same model.
+        """
+        import mujoco
+
+        # A camera that was moved is where it was until its place in the world is computed again.
+        mujoco.mj_camlight(self._model, data)
+        pictures = {}
+        for camera in self._cameras:
+            renderer = self._renderers[camera.size, camera.quality]
+            renderer.update_scene(data, camera=camera.name)
+            picture = renderer.render()
+            pictures[camera.view] = np.ascontiguousarray(picture[::-1, ::-1] if camera.turned else picture)
+        return pictures
+
+    def close(self) -> None:
+        """Give back what the GL library holds."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+
+def _camera_index(model: Any, camera: Camera) -> int:
+    try:
+        return int(model.camera(camera.name).id)
+    except KeyError:
+        raise RenderingUnavailable(f"the scene has no camera {camera.name!r}") from None
+
+
+def _renderer(model: Any, camera: Camera) -> Any:
+    import mujoco
+
+    smoothing = model.vis.quality.offsamples
+    fast = camera.quality == "fast"
+    try:
+        model.vis.quality.offsamples = 0 if fast else smoothing  # read when the GL context is made
+        renderer = mujoco.Renderer(model, camera.size, camera.size)
+    except Exception as error:  # whatever the GL library raises
+        raise RenderingUnavailable(f"{HINT} ({type(error).__name__}: {str(error).splitlines()[0]})") from None
+    finally:
+        model.vis.quality.offsamples = smoothing
+    if fast:
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
+            renderer.scene.flags[flag] = 0
+    return renderer
