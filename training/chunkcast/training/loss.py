@@ -52,6 +52,7 @@ def denoising_loss(
     prefix_length: torch.Tensor,
     discount: float = 1.0,
     huber: float = 0.0,
+    embedding: torch.Tensor | None = None,
 ) -> DenoisingLoss:
     """The loss of ``batch`` at ``timestep`` (int64 ``[B]``) with ``noise`` (float32 ``[B, H, A]``).
 
@@ -61,6 +62,8 @@ def denoising_loss(
     ``discount`` weighs the rows of what is minimised, by that much less a row from the first that is not given: a robot
     plans again long before the last. ``huber`` is that of ``penalty``, in the units of what is predicted.
 
+    ``embedding`` is the encoded observation, where it is known already.
+
     For a clean-action prediction, eps_hat = (x_t - sqrt(abar_t) x0_hat) / sqrt(1 - abar_t). At the first timesteps
     that divides by nearly zero, so compare such losses by timestep.
     """
@@ -68,7 +71,9 @@ def denoising_loss(
     committed = policy.committed_rows(prefix_length)
     clean = continued_chunk(clean, policy.normalize_actions(batch.executed), prefix_length)
     noisy = torch.where(committed[..., None] > 0, clean, noise_scheduler.add_noise(clean, noise, timestep))
-    prediction = policy(noisy, timestep, policy.encode(batch.state, batch.instruction), committed).float()
+    if embedding is None:
+        embedding = policy.encode(batch.state, batch.instruction, batch.images)
+    prediction = policy(noisy, timestep, embedding, committed).float()
     abar = noise_scheduler.alphas_cumprod.to(timestep.device)[timestep]  # [B]
     match policy.config.prediction_type:
         case "sample":

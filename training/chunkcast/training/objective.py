@@ -15,12 +15,17 @@ from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_che
 from chunkcast.training.distillation import TEACHER_EVALUATIONS, student_loss, taught_chunk
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.language.instructions import Instructions
-from chunkcast.training.loss import DenoisingLoss, denoising_loss, timestep_weights
+from chunkcast.training.loss import DenoisingLoss, denoising_loss, penalty, timestep_weights
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.sampling import sampling_scheduler
 from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.vision.augmentation import recoloured, shifted
 from chunkcast.training.warm_start import weights_file
 from chunkcast.training.windows import Batch
+
+PRIVILEGED_HUBER = 0.1
+"""Standard deviations, from which on an error of what is told beside counts by its size: a centimetre of it is as worth
+removing as the next, however many are left."""
 
 
 class Objective:
@@ -65,10 +70,10 @@ class Objective:
         """What is minimised, a scalar; and the losses of those windows whose timesteps are drawn from all alike, which
         compare with validation's and with other runs'.
         """
-        size = len(batch.mask)
-        noise = torch.randn(batch.actions.shape, generator=generator).to(self._device)
+        size = len(batch.mask) * self._config.noise_draws
+        noise = torch.randn((size, *batch.actions.shape[1:]), generator=generator).to(self._device)
         prefix_length = self._prefix_lengths(size, generator).to(self._device)
-        batch = self._stilled(self._told(batch, generator), generator)
+        batch = self._augmented(self._stilled(self._told(batch, generator), generator), generator)
         if self._teacher:
             # The teacher is sampled in full precision: its rounding would be learned.
             target = taught_chunk(self._policy, self._teacher, self._teacher_sampler, batch, noise, prefix_length)
@@ -76,7 +81,11 @@ class Objective:
             if self._teacher:
                 loss = student_loss(self._policy, batch, target, noise, prefix_length, self._config.huber)
                 return loss.minimized.mean(), loss
-            timestep = self._timesteps(size, generator)
+            embedding, told = self._seen(batch)
+            if self._config.noise_draws > 1:
+                # In turns, not window by window: so each is among the noise-only ones alike.
+                batch, embedding = batch.repeated(self._config.noise_draws), embedding.repeat(self._config.noise_draws, 1)
+            timestep = self._timesteps(len(batch.mask), generator)
             loss = denoising_loss(
                 self._policy,
                 self._noise_scheduler,
@@ -86,9 +95,31 @@ class Objective:
                 prefix_length,
                 self._config.chunk_discount,
                 self._config.huber,
+                embedding,
             )
         minimized = (loss.minimized * self._weights[timestep].to(self._device)).mean()
-        return minimized, loss.of(slice(self._noise_only(size), None))
+        return minimized + told, loss.of(slice(self._noise_only(len(timestep)), None))
+
+    def _seen(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoded observations, float ``[B, W]``, and what is minimised of what the image encoders tell beside."""
+        policy, weight = self._policy, self._config.privileged_weight
+        looked = policy.look(batch.instruction, batch.images)
+        embedding = policy.condition(batch.state, batch.instruction, looked)
+        if looked is None or batch.privileged is None:
+            return embedding, torch.zeros((), device=self._device)
+        error = (policy.privileged(looked).float() - batch.privileged) ** 2
+        return embedding, weight * penalty(error, PRIVILEGED_HUBER).mean()
+
+    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """``batch`` with its frames moved and in other light, each view on its own."""
+        if not batch.images:
+            return batch
+        config = self._config
+        images = tuple(
+            recoloured(shifted(view, config.image_shift, generator), config.image_colour, generator)
+            for view in batch.images
+        )
+        return replace(batch, images=images)
 
     def _noise_only(self, size: int) -> int:
         """How many windows of a batch, its first ones, are noised to the end. Never all: the others are reported."""
@@ -112,7 +143,7 @@ class Objective:
 
     def _stilled(self, batch: Batch, generator: torch.Generator) -> Batch:
         """``batch`` with a share of its windows seen as if nothing had moved."""
-        if not self._config.motion_dropout:
+        if not self._config.motion_dropout or not self._previous:
             return batch
         stilled = torch.rand(len(batch.mask), generator=generator) < self._config.motion_dropout
         return batch.stilled(stilled.to(self._device), self._previous)

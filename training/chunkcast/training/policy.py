@@ -2,7 +2,7 @@
 
 Normalisation belongs to the policy, so that a checkpoint and an exported graph both carry it. Shapes: ``B`` batch,
 ``T`` observation steps, ``S`` state size, ``E`` instruction embedding size, ``W`` size of the encoded observation,
-``H`` horizon, ``A`` action size.
+``H`` horizon, ``A`` action size, ``V`` views of cameras, ``P`` what is told of the recorded state in training.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 
 from chunkcast.training.choices import DenoiserName, Objective, PredictionType
 from chunkcast.training.denoisers.denoiser import DenoiserConfig, make_denoiser
+from chunkcast.training.vision.image_encoder import make_image_encoder
 
 NORMALIZED_STATE_LIMIT = 5.0
 """States are clamped to this many standard deviations: one sensor's glitch must not drive the network anywhere."""
@@ -58,6 +59,16 @@ class PolicyConfig:
     """The longest prefix of committed actions that the network has learned to continue; 0: none."""
     differences: tuple[tuple[int, int], ...] = ()
     """Pairs of entries of the state whose difference the encoder sees too (see ``state_differences``)."""
+    views: tuple[str, ...] = ()
+    """Cameras' views whose frames the policy sees; none for a policy of states."""
+    image_size: int = 0
+    """Height and width of a frame, pixels."""
+    image_encoder: str = ""
+    """See ``vision.image_encoder``."""
+    image_features: int = 0
+    """What a frame is encoded as."""
+    privileged_size: int = 0
+    """Entries that the image encoders learn to tell of the recorded state beside, ``P``."""
 
 
 class DiffusionPolicy(nn.Module):
@@ -107,7 +118,19 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("bin_low", torch.zeros(len(config.differences), DIFFERENCE_BINS))
         self.register_buffer("bin_width", torch.ones(len(config.differences), DIFFERENCE_BINS))
         state_features = config.state_size + len(config.differences) * (1 + DIFFERENCE_BINS)
-        condition_size = config.observation_steps * state_features + config.instruction_size
+        image_features = len(config.views) * config.image_features
+        condition_size = config.observation_steps * (state_features + image_features) + config.instruction_size
+        self.image_encoders = nn.ModuleList(
+            make_image_encoder(
+                config.image_encoder,
+                size=config.image_size,
+                features=config.image_features,
+                instruction_size=config.instruction_size,
+            )
+            for _ in config.views
+        )
+        if config.privileged_size:
+            self.privileged = nn.Sequential(nn.SiLU(), nn.Linear(image_features, config.privileged_size))
         self.encoder = nn.Sequential(
             nn.Linear(condition_size, config.embedding_size),
             nn.SiLU(),
@@ -125,18 +148,38 @@ class DiffusionPolicy(nn.Module):
             ),
         )
 
-    def encode(self, state: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
-        """``state [B, T, S]`` in physical units and ``instruction [B, E]``, encoded ``[B, W]``: once for a chunk,
-        whatever the number of evaluations.
+    def encode(
+        self, state: torch.Tensor, instruction: torch.Tensor, images: tuple[torch.Tensor, ...] = ()
+    ) -> torch.Tensor:
+        """``state [B, T, S]`` in physical units, ``instruction [B, E]`` and of each view ``images`` uint8
+        ``[B, T, H, H, 3]``, encoded ``[B, W]``: once for a chunk, whatever the number of evaluations.
 
         Beside the state the encoder sees its ``differences``, in their own standard deviations and in a piecewise
         linear encoding over intervals (Gorishniy et al. 2022, arXiv:2203.05556, eq. 1): an expert does another thing
         from one millimetre to the next, and a network that is shown a smooth number learns such an edge slowly.
         """
+        return self.condition(state, instruction, self.look(instruction, images))
+
+    def look(self, instruction: torch.Tensor, images: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+        """What the image encoders make of each view's ``images [B, T, H, H, 3]``: ``[B, T, V F]``; ``None`` without."""
+        if not images:
+            return None
+        told = (instruction - self.instruction_mean) / self.instruction_scale
+        ticks = images[0].shape[1]
+        told = told[:, None].expand(-1, ticks, -1).flatten(0, 1)
+        features = [
+            encoder(view.flatten(0, 1), told) for encoder, view in zip(self.image_encoders, images, strict=True)
+        ]
+        return torch.cat(features, -1).unflatten(0, (-1, ticks))
+
+    def condition(self, state: torch.Tensor, instruction: torch.Tensor, looked: torch.Tensor | None) -> torch.Tensor:
+        """What is seen, as one: ``looked`` is from ``look``; the rest as in ``encode``."""
         normalized = (state - self.state_mean) / self.state_std
         normalized = normalized.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
         told = (instruction - self.instruction_mean) / self.instruction_scale
         seen = [normalized.flatten(1), told]
+        if looked is not None:
+            seen.append(looked.flatten(1))
         if self.config.differences:
             between = self._between(state)  # [B, T, D]
             scaled = (between / self.difference_std).clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)

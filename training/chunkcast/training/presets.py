@@ -56,6 +56,17 @@ BY_PREDICTION_TYPE: dict[str, Settings] = {
 }
 
 
+WITH_CAMERAS: Settings = {
+    # A frame costs a thousand times what a state does: smaller steps, and each frame's worth taken more often.
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "noise_draws": 4,
+    "epochs": 30,
+    "validation_windows": 1024,
+}
+"""Where --cameras are named."""
+
+
 def default_settings(arguments: Sequence[str]) -> TrainConfig:
     """What holds where no flag of ``arguments`` says otherwise: the preset's settings, and before them the denoiser's
     and the target's. The folders are missing.
@@ -65,8 +76,10 @@ def default_settings(arguments: Sequence[str]) -> TrainConfig:
     named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flags in (("--preset",), ("--denoiser",), ("--prediction-type", "--prediction_type")):
         named.add_argument(*flags, nargs="?")  # tyro refuses one without a value, or with an unknown one
+    named.add_argument("--cameras", nargs="*")
     given = named.parse_known_args(arguments)[0]
     settings = {
+        **(WITH_CAMERAS if given.cameras else {}),
         **BY_DENOISER.get(given.denoiser, {}),
         **BY_PREDICTION_TYPE.get(given.prediction_type, {}),
         **PRESETS.get(given.preset, {}),

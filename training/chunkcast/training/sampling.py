@@ -54,6 +54,7 @@ def sample_chunk(
     noise: torch.Tensor,
     prefix_actions: torch.Tensor,
     prefix_length: torch.Tensor,
+    images: tuple[torch.Tensor, ...] = (),
 ) -> torch.Tensor:
     """Action chunks ``[B, H, A]`` in physical units, by deterministic DDIM (Song et al. 2021, eq. 12, eta = 0) or MIP.
 
@@ -67,8 +68,9 @@ def sample_chunk(
         prefix_actions: ``[B, H, A]``, physical units; the first ``prefix_length`` rows are committed and come back as
             they are, the others are ignored (training-time real-time chunking, Black et al. 2025, arXiv:2512.05964).
         prefix_length: int64 ``[B]``, 0 to the policy's ``max_committed_steps``.
+        images: of each view, uint8 ``[B, T, H, H, 3]``.
     """
-    embedding = policy.encode(state, instruction)
+    embedding = policy.encode(state, instruction, images)
     committed = policy.committed_rows(prefix_length)
     given, prefix = committed[..., None] > 0, policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
     chunk = torch.where(given, prefix, noise * scheduler.init_noise_sigma)

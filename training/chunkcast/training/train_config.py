@@ -99,6 +99,27 @@ class TrainConfig:
     """Share of the training windows that are shown as if nothing had moved since the tick before (past motion dropout,
     Bansal et al. 2018, arXiv:1812.03079). In demonstrations only an arm that has arrived stands still: a policy that
     takes its own rest for a sign of that waits forever wherever it comes to one."""
+    cameras: tuple[str, ...] = ()
+    """Views that the policy sees, of those that chunkcast-render made frames of. It is then shown no more of the
+    recorded state than --proprioception; without, it is shown all of it and no frames."""
+    proprioception: int = 4
+    """Entries of the state, the first ones, that a policy with cameras is shown: what the robot knows of itself."""
+    image_encoder: str = "conv"
+    """What looks at the frames: a small convolutional network (conv), or any of timm's models by name, such as resnet18;
+    resnet18:scratch begins with random weights."""
+    image_features: int = 256
+    """Numbers that it makes of a frame."""
+    image_shift: int = 4
+    """Pixels by which a training window's frames are moved at most."""
+    image_colour: float = 0.1
+    """Share by which their brightness and each of their colours varies."""
+    privileged_weight: float = 1.0
+    """Weight of what the image encoder learns beside: to tell from the frames where objects and goal are, as recorded. The
+    policy never sees it, and robots need not know it; 0 leaves it out, as where no such state was recorded."""
+    noise_draws: int = 1
+    """Chunks that are noised for each window: a frame is encoded once for all of them."""
+    frame_memory_gb: float = 8.0
+    """Decoded frames are held in memory up to this size, and decoded for each batch beyond it."""
     denoiser: DenoiserName = "mlp"
     """The network: a residual MLP over the flattened chunk, a U-Net over time (ConditionalUnet1D), or a transformer
     with a token an action (DiT)."""
@@ -141,6 +162,9 @@ class TrainConfig:
             "observation_steps",
             "blocks",
             "validation_windows",
+            "proprioception",
+            "image_features",
+            "noise_draws",
         ):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
         if not 1 <= self.execute_steps <= self.horizon:
@@ -159,6 +183,10 @@ class TrainConfig:
         self._require("windows_per_episode", self.windows_per_episode >= 0, "not be negative")
         self._require("huber", 0.0 <= self.huber < math.inf, "be finite and not negative")
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")
+        for name in ("image_shift", "image_colour", "privileged_weight", "frame_memory_gb"):
+            self._require(name, 0.0 <= getattr(self, name) < math.inf, "be finite and not negative")
+        if self.cameras and self.teacher is not None:
+            raise TrainingError("--teacher is for policies without --cameras")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")
         self._check_objective_and_instructions()

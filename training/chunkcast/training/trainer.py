@@ -46,6 +46,7 @@ from chunkcast.training.sampling import sampling_scheduler, training_noise_sched
 from chunkcast.training.state_differences import differences_of, previous_of
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
+from chunkcast.training.vision.seen import frames_facts, image_shapes, what_is_seen
 from chunkcast.training.warm_start import start_from, weights_file
 from chunkcast.training.windows import Windows, split_by_episode
 
@@ -75,6 +76,8 @@ class Trainer:
 
         self.instructions = told_instructions(demonstrations.tasks, config.text_encoder, config.instructions)
 
+        self.seen = what_is_seen(config, demonstrations, train_episodes, device)
+
         def windows(episodes: Any, limit: int | None = None) -> Windows:
             return Windows(
                 demonstrations,
@@ -84,12 +87,14 @@ class Trainer:
                 instructions=self.instructions,
                 device=device,
                 limit=limit,
+                seen=self.seen,
             )
 
         self.training = windows(train_episodes)
         self.validation = windows(validation_episodes, config.validation_windows)
+        elements = demonstrations.manifest["state"]["elements"]
         self.policy_config = PolicyConfig(
-            state_size=demonstrations.states.shape[1],
+            state_size=self.seen.state_entries if self.seen else demonstrations.states.shape[1],
             action_size=demonstrations.actions.shape[1],
             instruction_size=self.instructions.size,
             observation_steps=config.observation_steps,
@@ -102,11 +107,12 @@ class Trainer:
             prediction_type=config.prediction_type,
             train_timesteps=config.process_timesteps,
             max_committed_steps=config.max_committed_steps,
-            differences=differences_of(demonstrations.manifest["state"]["elements"]) if config.differences else (),
+            differences=differences_of(elements) if config.differences and not self.seen else (),
+            **image_shapes(config, self.seen),
         )
         torch.manual_seed(config.seed)
         rows = np.isin(demonstrations.episode_index, train_episodes)
-        states = torch.from_numpy(demonstrations.states[rows])
+        states = torch.from_numpy(demonstrations.states[rows, : self.policy_config.state_size])
         action_low, action_high = map(torch.from_numpy, demonstrations.action_bounds)
         self.policy = DiffusionPolicy(
             self.policy_config,
@@ -131,7 +137,7 @@ class Trainer:
             instructions=self.instructions,
             device=device,
             bf16=bf16,
-            previous=previous_of(demonstrations.manifest["state"]["elements"]),
+            previous=() if self.seen else previous_of(elements),
         )
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
@@ -154,6 +160,7 @@ class Trainer:
             "config": json.loads(json.dumps(asdict(config), default=str)),
             "data_sha256": demonstrations.sha256,
             "data_manifest": demonstrations.manifest,
+            "frames": frames_facts(config),
             "told": json.loads(json.dumps(self.instructions.facts())),
             "episodes": len(demonstrations.episode_tasks),
             "training_windows": len(self.training),

@@ -20,6 +20,7 @@ from chunkcast.training.sampling import sample_chunk
 from chunkcast.training.windows import Windows
 
 VALIDATION_BATCH = 2048
+IMAGE_VALIDATION_BATCH = 128
 VALIDATION_SEED = 20_240
 """Noise and timesteps of the validation loss are the same at every epoch of every run, so that losses compare."""
 SAMPLING_SEED = 20_241
@@ -81,7 +82,7 @@ def window_errors(
     timesteps_total = policy.config.train_timesteps
     objective, noise_mse, timesteps = [], [], []
     action_mse, displacement_mse, executed_actions, executed_masks = [], [], [], []
-    for batch in windows.in_order(VALIDATION_BATCH):
+    for batch in windows.in_order(IMAGE_VALIDATION_BATCH if policy.config.views else VALIDATION_BATCH):
         size = len(batch.mask)
         nothing_committed = torch.zeros(size, dtype=torch.int64, device=device)
         measured = timesteps_total - first_timestep
@@ -95,7 +96,14 @@ def window_errors(
 
         noise = torch.randn(batch.actions.shape, generator=sampling_generator).to(device)
         chunk = sample_chunk(
-            policy, sampler, batch.state, batch.instruction, noise, torch.zeros_like(noise), nothing_committed
+            policy,
+            sampler,
+            batch.state,
+            batch.instruction,
+            noise,
+            torch.zeros_like(noise),
+            nothing_committed,
+            batch.images,
         )
         demonstrated = policy.normalize_actions(batch.actions)[:, :execute_steps]
         mask = batch.foreseeable(nothing_committed)[:, :execute_steps]

@@ -19,6 +19,7 @@ import torch
 from chunkcast.training.demonstrations import Demonstrations
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.language.instructions import Instructions
+from chunkcast.training.vision.frame_tensors import FrameTensors
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Batch:
         executed: float32 ``[B, H, A]``, what was executed from the current tick on.
         mask: float32 ``[B, H]``, 1 within the episode and 0 beyond its end.
         disturbed: float32 ``[B, H]``, 1 where what was executed is not the expert's action.
+        images: of each view, uint8 ``[B, T, H, H, 3]``; none for a policy of states.
+        privileged: float32 ``[B, T, P]``, what the image encoders learn to tell beside (see ``vision.privileged``).
     """
 
     state: torch.Tensor
@@ -40,6 +43,8 @@ class Batch:
     executed: torch.Tensor
     mask: torch.Tensor
     disturbed: torch.Tensor
+    images: tuple[torch.Tensor, ...] = ()
+    privileged: torch.Tensor | None = None
 
     def foreseeable(self, prefix_length: torch.Tensor) -> torch.Tensor:
         """Float32 ``[B, H]``: 1 in the rows that a policy can know which is told of the first ``prefix_length``
@@ -50,6 +55,12 @@ class Batch:
         disturbances = (self.disturbed * after_prefix).cumsum(1)
         before_row = torch.nn.functional.pad(disturbances, (1, 0))[:, :-1]
         return self.mask * after_prefix * (before_row == 0)
+
+    def repeated(self, times: int) -> Batch:
+        """The windows over and over, without what only encoding needs: their images."""
+        again = {name: getattr(self, name).repeat(times, 1, 1) for name in ("state", "actions", "executed")}
+        again |= {name: getattr(self, name).repeat(times, 1) for name in ("instruction", "mask", "disturbed")}
+        return Batch(**again)
 
     def stilled(self, windows: torch.Tensor, previous: tuple[tuple[int, int], ...]) -> Batch:
         """The batch with ``windows`` (bool ``[B]``) seen as if nothing had moved until now.
@@ -63,8 +74,25 @@ class Batch:
         return replace(self, state=torch.where(windows[:, None, None], state, self.state))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a policy with cameras is shown of demonstrations.
+
+    Attributes:
+        state_entries: of the recorded state, the first ones; the others it must find in its images.
+        frames: its images.
+        privileged: float32 ``[N, P]``, of every row (see ``vision.privileged``), or ``None``.
+    """
+
+    state_entries: int
+    frames: FrameTensors
+    privileged: npt.NDArray[np.float32] | None = None
+
+
 class Windows:
     """All windows of a set of episodes, held as index tables over the demonstrations' rows.
+
+    A policy with cameras has a window at every tick that has a frame, as have those before it that it sees.
 
     Args:
         demonstrations: the rows.
@@ -74,6 +102,7 @@ class Windows:
         instructions: of the demonstrations' tasks.
         limit: the most windows to hold, spread evenly; ``None`` holds all.
         device: where rows, tables and batches live.
+        seen: what a policy with cameras is shown; ``None`` for one of states, which is shown the recorded ones.
     """
 
     def __init__(
@@ -86,8 +115,18 @@ class Windows:
         instructions: Instructions,
         device: torch.device,
         limit: int | None = None,
+        seen: Seen | None = None,
     ) -> None:
         rows = np.flatnonzero(np.isin(demonstrations.episode_index, episodes))
+        if seen:
+            first = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "left")
+            looked = np.maximum(rows[:, None] + np.arange(1 - observation_steps, 1), first[:, None])
+            rows = rows[(seen.frames.frame_of_row[looked] >= 0).all(1)]
+            if not len(rows):
+                raise DemonstrationsError(
+                    f"no tick has a frame as have the {observation_steps - 1} before it; render every tick "
+                    "(chunkcast-render --every 1)"
+                )
         if limit is not None and len(rows) > limit:
             rows = rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
         starts = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "left")
@@ -100,7 +139,12 @@ class Windows:
 
         self.task = torch.from_numpy(task_of_window)
         """int64 ``[N]``: each window's task, as an index into the demonstrations' tasks."""
-        self._states = torch.from_numpy(demonstrations.states).to(device)
+        states = demonstrations.states[:, : seen.state_entries] if seen else demonstrations.states
+        self._states = torch.from_numpy(np.ascontiguousarray(states)).to(device)
+        self._frames = seen.frames if seen else None
+        self._frame_of_row = torch.from_numpy(seen.frames.frame_of_row).to(device) if seen else None
+        told = seen.privileged if seen else None
+        self._privileged = torch.from_numpy(told).to(device) if told is not None else None
         self._actions = torch.from_numpy(demonstrations.actions).to(device)
         self._executed = torch.from_numpy(demonstrations.executed).to(device)
         self._disturbed = (self._actions != self._executed).any(-1).to(torch.float32)
@@ -118,13 +162,19 @@ class Windows:
         """The windows at ``indices`` (int64 ``[B]``), each told by its task's ``phrase`` (int64 ``[B]``; 0 is the
         instruction itself).
         """
+        past = self._past[indices]
+        images: tuple[torch.Tensor, ...] = ()
+        if self._frames is not None and self._frame_of_row is not None:
+            images = self._frames.take(self._frame_of_row[past])
         return Batch(
-            state=self._states[self._past[indices]],
+            state=self._states[past],
             instruction=self._embeddings[self._task[indices], phrase],
             actions=self._actions[self._future[indices]],
             executed=self._executed[self._future[indices]],
             mask=self._mask[indices],
             disturbed=self._disturbed[self._future[indices]],
+            images=images,
+            privileged=self._privileged[past] if self._privileged is not None else None,
         )
 
     def epoch_size(self, per_episode: int = 0) -> int:

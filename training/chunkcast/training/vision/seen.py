@@ -1,0 +1,68 @@
+"""What a run's settings show a policy with cameras of its demonstrations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.errors import DemonstrationsError
+from chunkcast.training.frames.frame_files import read_frames, read_settings
+from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.vision.frame_tensors import FrameTensors
+from chunkcast.training.vision.privileged import privileged_targets
+from chunkcast.training.windows import Seen
+
+
+def what_is_seen(
+    config: TrainConfig, demonstrations: Demonstrations, episodes: npt.NDArray[np.int64], device: torch.device
+) -> Seen | None:
+    """The frames and the part of the state that are shown; ``None`` for a policy of states.
+
+    Args:
+        episodes: those that are trained on.
+        device: where decoded frames are held.
+
+    Raises:
+        DemonstrationsError: there are no frames of these views, or fewer entries in the state.
+    """
+    if not config.cameras:
+        return None
+    if demonstrations.states.shape[1] < config.proprioception:
+        raise DemonstrationsError(
+            f"--proprioception is {config.proprioception}, the recorded state has {demonstrations.states.shape[1]} entries"
+        )
+    compressed = read_frames(config.data, demonstrations.sha256, demonstrations.episode_index)
+    room = int(config.frame_memory_gb * 1e9)
+    frames = FrameTensors(compressed, config.cameras, len(demonstrations.states), device, room)
+    told = privileged_targets(demonstrations, config.proprioception, episodes) if config.privileged_weight else None
+    return Seen(config.proprioception, frames, told)
+
+
+def image_shapes(config: TrainConfig, seen: Seen | None) -> dict[str, Any]:
+    """The part of ``PolicyConfig`` that images decide."""
+    if seen is None:
+        return {}
+    return {
+        "views": config.cameras,
+        "image_size": seen.frames.size,
+        "image_encoder": config.image_encoder,
+        "image_features": config.image_features,
+        "privileged_size": 0 if seen.privileged is None else seen.privileged.shape[1],
+    }
+
+
+def frames_facts(config: TrainConfig) -> dict[str, Any] | None:
+    """How the frames of a run were made, for its checkpoints; ``None`` for a policy of states."""
+    if not config.cameras:
+        return None
+    found = read_settings(Path(config.data))
+    assert found is not None  # they were read
+    settings = asdict(found[0])
+    settings["cameras"] = [asdict(camera) for camera in found[0].cameras if camera.view in config.cameras]
+    return settings
