@@ -31,7 +31,7 @@ lint: $(VENV)/.dev ## ruff and buf
 	cd proto && ../$(BIN)/buf lint
 
 types: $(VENV)/.dev ## mypy --strict
-	$(BIN)/mypy client server training language proto/chunkcast tests benchmarks
+	$(BIN)/mypy client server training language simulation proto/chunkcast tests benchmarks
 
 pytest: $(VENV)/.dev ## tests alone; ARGS are passed on
 	$(BIN)/pytest $(ARGS)

@@ -1,4 +1,5 @@
-"""The import rule: client, server, training -> proto, client.sim -> client, server, training -> language; no more."""
+"""The import rule: client, server, training -> proto, client.sim -> client; client.sim, training -> simulation; server,
+training -> language; no more."""
 
 from __future__ import annotations
 
@@ -13,17 +14,19 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "chunkcast.v1": set(),
     "chunkcast.client": {"chunkcast.v1"},
-    "chunkcast.client.sim": {"chunkcast.client", "chunkcast.v1"},
+    "chunkcast.simulation": {"chunkcast.v1"},
+    "chunkcast.client.sim": {"chunkcast.client", "chunkcast.simulation", "chunkcast.v1"},
     "chunkcast.client.load": {"chunkcast.client", "chunkcast.v1"},
     "chunkcast.language": set(),
     "chunkcast.server": {"chunkcast.v1", "chunkcast.language"},
-    "chunkcast.training": {"chunkcast.v1", "chunkcast.language"},
+    "chunkcast.training": {"chunkcast.v1", "chunkcast.language", "chunkcast.simulation"},
 }
 FORBIDDEN_LIBRARIES = {
     "chunkcast.v1": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers"},
     "chunkcast.client": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers", "rich"},
     "chunkcast.client.sim": {"torch", "onnxruntime", "prometheus_client", "diffusers"},
     "chunkcast.client.load": {"torch", "onnxruntime", "mujoco", "metaworld", "prometheus_client", "diffusers"},
+    "chunkcast.simulation": {"torch", "onnxruntime", "prometheus_client", "diffusers", "grpc", "rich"},
     "chunkcast.language": {"torch", "transformers", "mujoco", "metaworld", "prometheus_client", "grpc", "google"},
     "chunkcast.server": {"torch", "mujoco", "metaworld", "diffusers", "safetensors"},
     "chunkcast.training": {"grpc", "prometheus_client"},
@@ -50,7 +53,7 @@ def imports_of(file: Path) -> set[str]:
 
 MODULES = [
     (".".join(file.relative_to(root).with_suffix("").parts), file)
-    for root in (ROOT / name for name in ("proto", "language", "client", "server", "training"))
+    for root in (ROOT / name for name in ("proto", "language", "simulation", "client", "server", "training"))
     for file in sorted((root / "chunkcast").rglob("*.py"))
 ]
 

@@ -11,8 +11,8 @@ from chunkcast.client.private_server import PrivateServer, private_server
 from chunkcast.client.sim.episode import EpisodeJob, SimulatedRobot
 from chunkcast.language.text_encoder import find_encoder
 from chunkcast.server.bundle import read_bundle
-from chunkcast.training.language.instruction_table import METAWORLD_INSTRUCTIONS, read_instruction_table
 from chunkcast.simulation.metaworld_tasks import all_tasks
+from chunkcast.training.language.instruction_table import METAWORLD_INSTRUCTIONS, read_instruction_table
 from tests.conftest import SHIPPED_ENCODER, SHIPPED_MT50
 
 CHOICE_SEED = 500_000

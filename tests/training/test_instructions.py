@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from chunkcast.simulation.metaworld_tasks import all_tasks
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.language.instruction_table import (
     METAWORLD_INSTRUCTIONS,
@@ -16,7 +17,6 @@ from chunkcast.training.language.instruction_table import (
 )
 from chunkcast.training.language.instructions import Instructions, task_names
 from chunkcast.training.language.messages import instruction_messages, least_similarity, text_encoder_message
-from chunkcast.simulation.metaworld_tasks import all_tasks
 from tests.conftest import SHIPPED_ENCODER
 
 TABLE = {

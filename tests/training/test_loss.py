@@ -8,10 +8,10 @@ from typing import cast
 import pytest
 import torch
 
+from chunkcast.simulation.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.choices import PredictionType
 from chunkcast.training.denoisers.residual_mlp import ResidualMlpDenoiser
 from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoising_loss, penalty, timestep_weights
-from chunkcast.simulation.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.policy import DIFFERENCE_BINS, DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import training_noise_scheduler
 from chunkcast.training.state_differences import differences_of, previous_of

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from chunkcast.server.bundle import read_bundle
+from chunkcast.simulation.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
 from chunkcast.training.choices import DenoiserName
 from chunkcast.training.demonstrations import read_demonstrations
@@ -30,7 +31,6 @@ from chunkcast.training.export.policy_graph import (
 from chunkcast.training.history import read_history
 from chunkcast.training.language.instructions import task_names
 from chunkcast.training.loss import DenoisingLoss
-from chunkcast.simulation.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.presets import PRESETS, config_of
 from chunkcast.training.state_differences import previous_of
 from chunkcast.training.train_cli import main, train_command

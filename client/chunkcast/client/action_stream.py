@@ -37,6 +37,7 @@ class ActionStream:
         policy_version: stay with this version; empty to follow what is promoted.
         robot_id: who is calling, for the server's log.
         timeout: seconds to wait for an answer.
+        image_quality: as PolicyClient's.
 
     Raises:
         PolicyNotFound, PolicyUnavailable, PolicyOverloaded, ChunkTimeout: the stream could not be opened.
@@ -49,8 +50,9 @@ class ActionStream:
         policy_version: str,
         robot_id: str,
         timeout: float,
+        image_quality: int | None = None,
     ) -> None:
-        self._timeout = timeout
+        self._timeout, self._image_quality = timeout, image_quality
         self._requests: queue.SimpleQueue[pb.StreamActionsRequest | None] = queue.SimpleQueue()
         self._responses: queue.SimpleQueue[pb.StreamActionsResponse | ChunkcastError] = queue.SimpleQueue()
         self._closed_by: ChunkcastError | None = None
@@ -101,7 +103,12 @@ class ActionStream:
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         mine = self.send(
             encode_observation(
-                observation, episode_id=episode_id, step=step, instruction=instruction, noise_seed=noise_seed
+                observation,
+                episode_id=episode_id,
+                step=step,
+                instruction=instruction,
+                noise_seed=noise_seed,
+                image_quality=self._image_quality,
             )
         )
         while True:
@@ -122,7 +129,12 @@ class ActionStream:
         """
         self.send(
             encode_observation(
-                observation, episode_id=episode_id, step=step, instruction=instruction, history_only=True
+                observation,
+                episode_id=episode_id,
+                step=step,
+                instruction=instruction,
+                history_only=True,
+                image_quality=self._image_quality,
             )
         )
 

@@ -306,6 +306,7 @@ class Playback:
             deadline=deadline,
             committed_actions=committed_actions,
             executed_actions=executed_actions,
+            image_quality=self._config.image_quality,
         )
 
     def _delay_ticks(self) -> int:

@@ -42,6 +42,7 @@ class PlaybackConfig:
             its gripper's effort, which holds something; ``None`` for all.
         simulated_delay: for simulations, whose time is their ticks: chunks are taken up exactly so many ticks after
             their request, and waited for. ``None`` on a robot.
+        image_quality: send cameras' pictures as JPEG of this quality, 1 to 100; ``None`` sends them as they are.
     """
 
     execute_steps: int | None = None
@@ -54,6 +55,7 @@ class PlaybackConfig:
     slow_share: float = 0.5
     slow_elements: Sequence[str] | None = None
     simulated_delay: int | None = None
+    image_quality: int | None = None
 
 
 def require_fits(
@@ -112,6 +114,10 @@ def require_fits(
         raise ValueError(
             f"{spec.name} has no thresholds to judge health by, so on_unhealthy={config.on_unhealthy!r} would never do "
             "anything; measure them (chunkcast-health monitor), or pass on_unhealthy='ignore'"
+        )
+    if config.image_quality is not None and not 1 <= config.image_quality <= 100:
+        raise ValueError(
+            f"image_quality is {config.image_quality}, expected 1 to 100, or None to send pictures as they are"
         )
     names = [element.name for element in action.elements]
     if unknown := [name for name in config.slow_elements or () if name not in names]:

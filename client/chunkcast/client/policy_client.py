@@ -35,6 +35,7 @@ class PolicyClient:
     Args:
         target: HOST:PORT.
         timeout: seconds to wait for an answer.
+        image_quality: send cameras' pictures as JPEG of this quality, 1 to 100; ``None`` sends them as they are.
 
     Example::
 
@@ -42,11 +43,11 @@ class PolicyClient:
             chunk = stream.request(observation, episode_id="1", step=0, instruction="pick-place-v3")
     """
 
-    def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT, image_quality: int | None = None) -> None:
         if not target:
             raise ValueError("target is empty, expected HOST:PORT such as 127.0.0.1:50051")
         self.target = target
-        self._timeout = timeout
+        self._timeout, self._image_quality = timeout, image_quality
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = pb_grpc.PolicyServiceStub(self._channel)
 
@@ -100,7 +101,8 @@ class PolicyClient:
             PolicyOverloaded: the server has as many streams as it takes.
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
-        return ActionStream(self._stub, policy, policy_version, robot_id, self._timeout if timeout is None else timeout)
+        timeout = self._timeout if timeout is None else timeout
+        return ActionStream(self._stub, policy, policy_version, robot_id, timeout, self._image_quality)
 
     def predict_chunk(
         self,
@@ -117,7 +119,9 @@ class PolicyClient:
             PolicyNotFound: the policy is not served.
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
-        message = encode_observation(observation, instruction=instruction, noise_seed=noise_seed)
+        message = encode_observation(
+            observation, instruction=instruction, noise_seed=noise_seed, image_quality=self._image_quality
+        )
         request = pb.PredictChunkRequest(policy=policy, observations=[message])
         try:
             response = self._stub.PredictChunk(request, timeout=self._timeout)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from chunkcast.client.errors import RobotMismatch, UnsafeAction
 from chunkcast.client.wire import ActionChunk
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.contract import action_limits
+from chunkcast.v1.contract import action_limits, camera_entries, same_proportions
 from chunkcast.v1.tensors import DTYPES
 
 
@@ -70,6 +70,7 @@ def check_observation(spec: pb.PolicySpec, observation: Mapping[str, npt.NDArray
     expected = {entry.key: (DTYPES[entry.dtype], tuple(entry.shape)) for entry in spec.observations}
     if observation.keys() != expected.keys():
         raise RobotMismatch(f"the robot observes {sorted(observation)}, policy {spec.name} expects {sorted(expected)}")
+    cameras = {entry.key for entry in camera_entries(spec)}
     for key, (dtype, shape) in expected.items():
         array = observation[key]
         if not isinstance(array, np.ndarray):
@@ -77,6 +78,14 @@ def check_observation(spec: pb.PolicySpec, observation: Mapping[str, npt.NDArray
                 f"the robot's {key} is a {type(array).__name__}, policy {spec.name} expects a numpy array of {dtype} "
                 f"{list(shape)}"
             )
+        if key in cameras and array.dtype == dtype and array.ndim == 3 and array.shape[2:] == shape[2:]:
+            height, width = array.shape[:2]
+            if not same_proportions((height, width), (shape[0], shape[1])):
+                raise RobotMismatch(
+                    f"the robot's {key} has {height}x{width} pixels (height x width), policy {spec.name} expects the "
+                    f"proportions of {shape[0]}x{shape[1]}; crop it as the policy's camera sees"
+                )
+            continue  # the server brings it to size
         if array.dtype != dtype or array.shape != shape:
             raise RobotMismatch(
                 f"the robot's {key} is {array.dtype} {list(array.shape)}, policy {spec.name} expects {dtype} "

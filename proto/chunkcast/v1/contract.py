@@ -13,6 +13,9 @@ from chunkcast.v1.tensors import DTYPES
 ROUNDING = 1e-5
 """As a share of an action's range, by which an action may lie beyond its bounds: it was computed in float32."""
 
+PROPORTIONS_SLACK = 0.02
+"""As a share, by which a picture's height over its width may differ: a sensor's may be no whole number of the other's."""
+
 
 def action_limits(action: pb.ActionSpec) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The least and the greatest action, float32 ``[A]`` each: the bounds, with room for rounding."""
@@ -64,6 +67,16 @@ def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:
 def _texts(spec: pb.PolicySpec) -> list[str]:
     """Whatever a robot may be told without an encoder."""
     return [text for each in spec.instructions for text in (each.text, each.task) if text]
+
+
+def camera_entries(spec: pb.PolicySpec) -> list[pb.ObservationEntry]:
+    """The observation entries that are cameras' pictures."""
+    return [entry for entry in spec.observations if entry.HasField("camera")]
+
+
+def same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether pictures of these heights and widths, pixels, show the same when brought to one size."""
+    return abs(size[0] * other[1] - size[1] * other[0]) <= PROPORTIONS_SLACK * size[0] * other[1]
 
 
 def state_entries(spec: pb.PolicySpec) -> list[pb.ObservationEntry]:

@@ -26,6 +26,23 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ImageFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_FORMAT_UNSPECIFIED: _ImageFormat.ValueType  # 0
+    IMAGE_FORMAT_JPEG: _ImageFormat.ValueType  # 1
+    IMAGE_FORMAT_PNG: _ImageFormat.ValueType  # 2
+
+class ImageFormat(_ImageFormat, metaclass=_ImageFormatEnumTypeWrapper): ...
+
+IMAGE_FORMAT_UNSPECIFIED: ImageFormat.ValueType  # 0
+IMAGE_FORMAT_JPEG: ImageFormat.ValueType  # 1
+IMAGE_FORMAT_PNG: ImageFormat.ValueType  # 2
+Global___ImageFormat: _TypeAlias = ImageFormat  # noqa: Y015
+
 class _DataType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -135,6 +152,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """Too many observations are waiting (RESOURCE_EXHAUSTED, as gRPC calls it); this one is kept as history. Send the next
     after ObservationError.retry_after seconds.
     """
+    ERROR_CODE_BAD_IMAGE: _ErrorCode.ValueType  # 11
+    """A picture is damaged, not of the format that it says, or larger than the server decodes."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper): ...
 
@@ -160,6 +179,8 @@ ERROR_CODE_OVERLOADED: ErrorCode.ValueType  # 10
 """Too many observations are waiting (RESOURCE_EXHAUSTED, as gRPC calls it); this one is kept as history. Send the next
 after ObservationError.retry_after seconds.
 """
+ERROR_CODE_BAD_IMAGE: ErrorCode.ValueType  # 11
+"""A picture is damaged, not of the format that it says, or larger than the server decodes."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 class _EpisodeOutcome:
@@ -396,6 +417,27 @@ class Observation(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ImagesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Image: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Image | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     EPISODE_ID_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
@@ -405,6 +447,7 @@ class Observation(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     COMMITTED_ACTIONS_FIELD_NUMBER: _builtins.int
     EXECUTED_ACTIONS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     """Names the episode, at most 128 characters. A new id begins a new episode: the history is empty again and steps
     may start anew.
@@ -428,7 +471,9 @@ class Observation(_message.Message):
     """
     @_builtins.property
     def tensors(self) -> _containers.MessageMap[_builtins.str, Global___Tensor]:
-        """One tensor for each of PolicySpec.observations, by key, without the batch and time axes."""
+        """One tensor for each of PolicySpec.observations, by key, without the batch and time axes. A camera's picture may
+        stand in images instead; as a tensor it is uint8 [height, width, 3], of any size in the entry's proportions.
+        """
 
     @_builtins.property
     def committed_actions(self) -> Global___Tensor:
@@ -444,6 +489,12 @@ class Observation(_message.Message):
         played, which is not so where chunks come late or the robot slows down.
         """
 
+    @_builtins.property
+    def images(self) -> _containers.MessageMap[_builtins.str, Global___Image]:
+        """Compressed pictures, by key, of entries that have a camera: of any size in the entry's proportions. The server
+        decodes them and brings them to the entry's size.
+        """
+
     def __init__(
         self,
         *,
@@ -456,10 +507,11 @@ class Observation(_message.Message):
         deadline: _builtins.float | None = ...,
         committed_actions: Global___Tensor | None = ...,
         executed_actions: Global___Tensor | None = ...,
+        images: _abc.Mapping[_builtins.str, Global___Image] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "executed_actions", b"executed_actions", "noise_seed", b"noise_seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "episode_id", b"episode_id", "executed_actions", b"executed_actions", "history_only", b"history_only", "instruction", b"instruction", "noise_seed", b"noise_seed", "step", b"step", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "_noise_seed", b"_noise_seed", "committed_actions", b"committed_actions", "deadline", b"deadline", "episode_id", b"episode_id", "executed_actions", b"executed_actions", "history_only", b"history_only", "images", b"images", "instruction", b"instruction", "noise_seed", b"noise_seed", "step", b"step", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
@@ -471,6 +523,30 @@ class Observation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_seed) -> _WhichOneofReturnType__noise_seed | None: ...
 
 Global___Observation: _TypeAlias = Observation  # noqa: Y015
+
+@_typing.final
+class Image(_message.Message):
+    """A compressed picture, in RGB, upright, the first row on top."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    format: Global___ImageFormat.ValueType
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        format: Global___ImageFormat.ValueType = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
@@ -625,16 +701,19 @@ class StageTimings(_message.Message):
     INFERENCE_FIELD_NUMBER: _builtins.int
     POSTPROCESS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
     queue: _builtins.float
     """Waiting for the engine."""
     preprocess: _builtins.float
-    """Decoding and checking the observation."""
+    """Decoding and checking the observation, the pictures' decoding included."""
     inference: _builtins.float
     """The session's run."""
     postprocess: _builtins.float
     """Guard and encoding."""
     total: _builtins.float
     """From the observation's arrival to the reply's departure."""
+    decode: _builtins.float
+    """The part of preprocess in which pictures were decoded and brought to size; 0 for a policy without cameras."""
     def __init__(
         self,
         *,
@@ -643,10 +722,11 @@ class StageTimings(_message.Message):
         inference: _builtins.float = ...,
         postprocess: _builtins.float = ...,
         total: _builtins.float = ...,
+        decode: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inference", b"inference", "postprocess", b"postprocess", "preprocess", b"preprocess", "queue", b"queue", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "inference", b"inference", "postprocess", b"postprocess", "preprocess", b"preprocess", "queue", b"queue", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1074,6 +1154,7 @@ class ObservationEntry(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     ELEMENTS_FIELD_NUMBER: _builtins.int
     MEANING_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Key in Observation.tensors, and the graph input's name."""
     dtype: Global___DataType.ValueType
@@ -1086,6 +1167,12 @@ class ObservationEntry(_message.Message):
     def elements(self) -> _containers.RepeatedCompositeFieldContainer[Global___ElementSpec]:
         """What each element is, in order: name, unit and the range seen in training."""
 
+    @_builtins.property
+    def camera(self) -> Global___CameraSpec:
+        """How the pictures were taken that the policy learned from; present for a camera's entry, whose shape is
+        [height, width, 3] and whose dtype is uint8. Its elements are not named.
+        """
+
     def __init__(
         self,
         *,
@@ -1094,14 +1181,55 @@ class ObservationEntry(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         elements: _abc.Iterable[Global___ElementSpec] | None = ...,
         meaning: _builtins.str = ...,
+        camera: Global___CameraSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "elements", b"elements", "key", b"key", "meaning", b"meaning", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "dtype", b"dtype", "elements", b"elements", "key", b"key", "meaning", b"meaning", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ObservationEntry: _TypeAlias = ObservationEntry  # noqa: Y015
+
+@_typing.final
+class CameraSpec(_message.Message):
+    """A simulation makes the same pictures again by this; a real camera should see the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    FIELD_OF_VIEW_FIELD_NUMBER: _builtins.int
+    TURNED_FIELD_NUMBER: _builtins.int
+    RENDERING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """In the scene, such as corner2."""
+    field_of_view: _builtins.float
+    """Vertical, degrees; 0 as the scene has it."""
+    turned: _builtins.bool
+    """Its picture was turned by 180 degrees."""
+    rendering: _builtins.str
+    """full (shadows, reflections, sky, smoothed edges) or fast (none of them)."""
+    @_builtins.property
+    def position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Where it was moved to, metres in the world's frame: x, y, z; empty where the scene has it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        position: _abc.Iterable[_builtins.float] | None = ...,
+        field_of_view: _builtins.float = ...,
+        turned: _builtins.bool = ...,
+        rendering: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_of_view", b"field_of_view", "name", b"name", "position", b"position", "rendering", b"rendering", "turned", b"turned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CameraSpec: _TypeAlias = CameraSpec  # noqa: Y015
 
 @_typing.final
 class ElementSpec(_message.Message):

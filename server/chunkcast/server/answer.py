@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from chunkcast.server.batcher import Computed
 from chunkcast.server.errors import Overloaded
@@ -14,13 +15,25 @@ from chunkcast.v1.tensors import encode_tensor
 FAILED = "the server failed to compute a chunk; its log has the reason"
 
 
+class Prepared(NamedTuple):
+    """Seconds that an observation took before it was queued.
+
+    Attributes:
+        seconds: all of them.
+        decoding: the part in which its pictures were decoded.
+    """
+
+    seconds: float
+    decoding: float
+
+
 def action_chunk(
-    version: PolicyVersion, observation: pb.Observation, computed: Computed, preprocess: float
+    version: PolicyVersion, observation: pb.Observation, computed: Computed, prepared: Prepared
 ) -> pb.ActionChunk:
     """The chunk for ``observation``, guarded and counted.
 
     Args:
-        preprocess: seconds that decoding and checking the observation took.
+        prepared: what decoding and checking the observation took.
 
     Raises:
         ObservationRejected: with UNSAFE_ACTION; nothing may be sent.
@@ -35,11 +48,11 @@ def action_chunk(
     )
     postprocess = time.perf_counter() - started
     timings = chunk.timings
-    timings.preprocess = preprocess
+    timings.preprocess, timings.decode = prepared
     timings.queue = computed.queue
     timings.inference = computed.inference
     timings.postprocess = postprocess
-    timings.total = preprocess + computed.queue + computed.inference + postprocess
+    timings.total = prepared.seconds + computed.queue + computed.inference + postprocess
     version.chunks += 1
     version.statistics.chunk_sent(timings)
     return chunk

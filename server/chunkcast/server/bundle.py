@@ -128,6 +128,11 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
             all(size > 0 for size in shape) and math.prod(shape) <= MAX_TENSOR_ELEMENTS,
             f"{entry.key} has shape {shape}, expected positive sizes and at most {MAX_TENSOR_ELEMENTS} elements",
         )
+        picture = entry.dtype == pb.DATA_TYPE_UINT8 and len(shape) == 3 and shape[-1] == 3
+        require(
+            picture or not entry.HasField("camera"),
+            f"{entry.key} is a camera's, of dtype code {int(entry.dtype)} and shape {shape}, expected uint8 [H, W, 3]",
+        )
     action = spec.action
     require(len(action.elements) > 0, "no action element")
     for element in action.elements:

@@ -24,6 +24,7 @@ from chunkcast.server.health.judgement import Thresholds
 from chunkcast.server.health.monitor import HealthMonitor
 from chunkcast.server.health.outcomes import Outcomes
 from chunkcast.server.health.scorer import Scorer, read_scorer
+from chunkcast.server.images import ImageDecoder
 from chunkcast.server.instructions import KnownInstructions, TextEncoders
 from chunkcast.server.providers import ProviderChoice
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
@@ -116,6 +117,7 @@ class Policies:
         self._statistics, self._engine_config, self._batcher_config = statistics, engine_config, batcher_config
         self._text_encoders = TextEncoders(engine_config.text_encoders)
         self._policies: dict[str, _Policy] = {}
+        self.image_decoder = ImageDecoder()
 
     def prepare(self, folder: Path) -> Prepared:
         """Read, verify and warm a bundle; takes its time, and may run on any thread.
@@ -309,6 +311,7 @@ class Policies:
 
     def close(self) -> None:
         """End every engine's thread."""
+        self.image_decoder.close()
         for policy in self._policies.values():
             for version in policy.versions.values():
                 version.batcher.close()

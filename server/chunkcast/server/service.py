@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import grpc
 import structlog
 
-from chunkcast.server.answer import FAILED, action_chunk
+from chunkcast.server.answer import FAILED, Prepared, action_chunk
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
 from chunkcast.server.errors import ObservationRejected, Overloaded, UnknownPolicy
 from chunkcast.server.health.outcomes import OTHER_TASK
@@ -165,9 +165,13 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         if current.history_only:
             raise ObservationRejected(pb.ERROR_CODE_BAD_REQUEST, "the last observation must not be history_only")
         session = Session(version.spec, version.instructions)
+        decoding = 0.0
         for observation in observations:
             await session.learn(observation)
-            session.accept(observation)
+            began = time.perf_counter()
+            pictures = await session.look(observation, self._policies.image_decoder)
+            decoding += time.perf_counter() - began if pictures else 0.0
+            session.accept(observation, pictures)
         inputs = session.graph_inputs(current)
         prepared = time.perf_counter()
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -188,7 +192,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         if isinstance(result, Expired):
             raise TimeoutError
         assert isinstance(result, Computed)  # nobody else has this caller's place
-        return action_chunk(version, current, result, prepared - arrived)
+        return action_chunk(version, current, result, Prepared(prepared - arrived, decoding))
 
     async def _opening(self, context: Context) -> pb.OpenStream | None:
         """A stream's first request, or ``None`` if the client closed it at once. Aborts if it is no opening."""

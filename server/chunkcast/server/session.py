@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT
 from chunkcast.server.errors import ObservationRejected
+from chunkcast.server.images import ImageDecoder, Pictures
 from chunkcast.server.instructions import KnownInstructions, Told
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import action_limits
@@ -72,8 +73,19 @@ class Session:
         new_episode = self._last_step < 0 or observation.episode_id != self._episode_id
         return observation.instruction or ("" if new_episode else self._instruction)
 
-    def accept(self, observation: pb.Observation) -> None:
+    async def look(self, observation: pb.Observation, decoder: ImageDecoder) -> Pictures:
+        """The observation's pictures, decoded on other threads: what ``accept`` needs of a policy with cameras.
+
+        Raises:
+            ObservationRejected: a picture cannot be used; the session is as it was.
+        """
+        return await decoder.decode(self._spec, observation)
+
+    def accept(self, observation: pb.Observation, pictures: Pictures | None = None) -> None:
         """Check ``observation`` and take it into the history.
+
+        Args:
+            pictures: from ``look``; not needed for a policy without cameras.
 
         Raises:
             ObservationRejected: it cannot be used; the session is as it was.
@@ -97,7 +109,7 @@ class Session:
             raise ObservationRejected(
                 pb.ERROR_CODE_BAD_REQUEST, f"deadline is {observation.deadline:g} s, expected above 0 and finite"
             )
-        tensors = self._decode(observation)
+        tensors = self._decode(observation, pictures or {})
         self._committed.check(observation)
         executed = self._executed(observation)
         if new_episode:
@@ -150,15 +162,20 @@ class Session:
             )
         return actions
 
-    def _decode(self, observation: pb.Observation) -> Tensors:
-        """The observation's tensors, each of the key, dtype and shape that the specification says, and finite."""
-        tensors = observation.tensors
-        if tensors.keys() != self._entries.keys():
+    def _decode(self, observation: pb.Observation, pictures: Pictures) -> Tensors:
+        """The observation's arrays, each of the key, dtype and shape that the specification says, and finite."""
+        tensors, images = observation.tensors, observation.images
+        if len(tensors) + len(images) != len(self._entries) or {*tensors, *images} != self._entries.keys():
             raise ObservationRejected(
                 pb.ERROR_CODE_WRONG_KEY,
-                f"observation has {_list_some(sorted(tensors))}, expected {sorted(self._entries)}",
+                f"observation has {_list_some(sorted([*tensors, *images]))}, expected {sorted(self._entries)}",
             )
-        return {key: entry.decode(key, tensors[key]) for key, entry in self._entries.items()}
+        if misplaced := [key for key in images if key not in pictures]:
+            raise ObservationRejected(pb.ERROR_CODE_WRONG_KEY, f"{misplaced[0]} is no camera's; send it as a tensor")
+        return {
+            key: pictures[key] if key in pictures else entry.decode(key, tensors[key])
+            for key, entry in self._entries.items()
+        }
 
 
 class _Entry(NamedTuple):

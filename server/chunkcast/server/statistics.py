@@ -22,7 +22,7 @@ LATENCY_BOUNDS: tuple[float, ...] = (
 
 BATCH_BOUNDS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-STAGES: tuple[str, ...] = ("queue", "preprocess", "inference", "postprocess", "total")
+STAGES: tuple[str, ...] = ("queue", "preprocess", "decode", "inference", "postprocess", "total")
 """The stages of a chunk, named as in StageTimings."""
 
 

@@ -9,16 +9,17 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import structlog
 
-from chunkcast.server.answer import FAILED, action_chunk, observation_error
+from chunkcast.server.answer import FAILED, Prepared, action_chunk, observation_error
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
 from chunkcast.server.errors import ObservationRejected, Overloaded
 from chunkcast.server.health.monitor import HealthMonitor, StreamHealth
 from chunkcast.server.health.scorer import Sample
+from chunkcast.server.images import Pictures
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
 from chunkcast.server.statistics import ServerStatistics
@@ -27,6 +28,15 @@ from chunkcast.v1.contract import signal_name
 
 MAX_UNSENT = 64
 """Answers that a robot has not taken yet; beyond these its observations are left in the network until it does."""
+
+
+class _Looked(NamedTuple):
+    """What came of an observation's pictures: all of them, or why not; and the seconds that it took."""
+
+    pictures: Pictures
+    refused: ObservationRejected | None
+    seconds: float
+
 
 Context = grpc.aio.ServicerContext[Any, pb.StreamActionsResponse]
 
@@ -126,7 +136,8 @@ class RobotStream:
                 # Before anything of the session changes: the encoder runs elsewhere, and other robots are served.
                 self._follow_promotions()
                 await self._session.learn(request.observation)
-                self._take(request, arrived, alone=not behind and self._statistics.active_streams == 1)
+                looked = await self._look(request.observation)
+                self._take(request, arrived, looked, alone=not behind and self._statistics.active_streams == 1)
                 # A chunk that was computed at once leaves without another turn of the event loop.
                 await self._flush()
                 behind = reading.done()
@@ -136,7 +147,16 @@ class RobotStream:
         finally:
             reading.cancel()
 
-    def _take(self, request: pb.StreamActionsRequest, arrived: float, *, alone: bool) -> None:
+    async def _look(self, observation: pb.Observation) -> _Looked:
+        """Have the observation's pictures decoded."""
+        started = time.perf_counter()
+        try:
+            pictures = await self._session.look(observation, self._policies.image_decoder)
+        except ObservationRejected as rejected:
+            return _Looked({}, rejected, 0.0)
+        return _Looked(pictures, None, time.perf_counter() - started if pictures else 0.0)
+
+    def _take(self, request: pb.StreamActionsRequest, arrived: float, looked: _Looked, *, alone: bool) -> None:
         """Check an observation and queue it; a refusal is its answer."""
         observation, place = request.observation, _Place()
         try:
@@ -146,7 +166,9 @@ class RobotStream:
                 )
             self._follow_promotions()
             self._follow_monitor()
-            self._session.accept(observation)
+            if looked.refused:
+                raise looked.refused
+            self._session.accept(observation, looked.pictures)
             if observation.history_only:
                 return
             inputs = self._session.graph_inputs(observation)
@@ -155,7 +177,9 @@ class RobotStream:
             instruction, executed = self._session.instruction, self._session.executed
 
             def answer(outcome: Outcome) -> None:
-                place.response = self._response(version, observation, outcome, prepared - arrived)
+                place.response = self._response(
+                    version, observation, outcome, Prepared(prepared - arrived, looked.seconds)
+                )
                 if health and isinstance(outcome, Computed) and place.response.WhichOneof("response") == "chunk":
                     judged = health.latest(observation.episode_id)
                     if judged:
@@ -225,12 +249,12 @@ class RobotStream:
         self._changed.set()
 
     def _response(
-        self, version: PolicyVersion, observation: pb.Observation, outcome: Outcome, preprocess: float
+        self, version: PolicyVersion, observation: pb.Observation, outcome: Outcome, prepared: Prepared
     ) -> pb.StreamActionsResponse:
         """What the robot is told of an observation that was in the queue."""
         if isinstance(outcome, Computed):
             try:
-                chunk = action_chunk(version, observation, outcome, preprocess)
+                chunk = action_chunk(version, observation, outcome, prepared)
             except ObservationRejected as unsafe:
                 if unsafe.code not in self._refusals_logged:
                     self._refusals_logged.add(unsafe.code)

@@ -57,12 +57,14 @@ class SceneRenderer:
     def __init__(self, model: Any, cameras: tuple[Camera, ...]) -> None:
         self._model, self._cameras = model, cameras
         self._renderers: dict[tuple[int, str], Any] = {}
+        self._places: dict[int, npt.NDArray[np.float64]] = {}
         for camera in cameras:
             index = _camera_index(model, camera)
             if camera.position is not None:
                 model.cam_pos[index] = camera.position
             if camera.field_of_view is not None:
                 model.cam_fovy[index] = camera.field_of_view
+            self._places[index] = np.array(model.cam_pos[index])
             kind = (camera.size, camera.quality)
             if kind not in self._renderers:
                 self._renderers[kind] = _renderer(model, camera)
@@ -73,17 +75,23 @@ class SceneRenderer:
         Args:
             data: MuJoCo's, of the same model.
         """
+        return {camera.view: self.picture(camera, data) for camera in self._cameras}
+
+    def picture(self, camera: Camera, data: Any) -> npt.NDArray[np.uint8]:
+        """One camera's picture, uint8 ``[size, size, 3]``."""
         import mujoco
 
         # A camera that was moved is where it was until its place in the world is computed again.
         mujoco.mj_camlight(self._model, data)
-        pictures = {}
-        for camera in self._cameras:
-            renderer = self._renderers[camera.size, camera.quality]
-            renderer.update_scene(data, camera=camera.name)
-            picture = renderer.render()
-            pictures[camera.view] = np.ascontiguousarray(picture[::-1, ::-1] if camera.turned else picture)
-        return pictures
+        renderer = self._renderers[camera.size, camera.quality]
+        renderer.update_scene(data, camera=camera.name)
+        picture = renderer.render()
+        return np.ascontiguousarray(picture[::-1, ::-1] if camera.turned else picture)
+
+    def move(self, displacement: npt.NDArray[np.float64]) -> None:
+        """Put every camera elsewhere than it belongs by ``displacement`` (``[3]``, metres); zeros put it back."""
+        for index, place in self._places.items():
+            self._model.cam_pos[index] = place + displacement
 
     def close(self) -> None:
         """Give back what the GL library holds."""
@@ -112,6 +120,10 @@ def _renderer(model: Any, camera: Camera) -> Any:
     finally:
         model.vis.quality.offsamples = smoothing
     if fast:
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
+        for flag in (
+            mujoco.mjtRndFlag.mjRND_SHADOW,
+            mujoco.mjtRndFlag.mjRND_REFLECTION,
+            mujoco.mjtRndFlag.mjRND_SKYBOX,
+        ):
             renderer.scene.flags[flag] = 0
     return renderer

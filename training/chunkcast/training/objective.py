@@ -84,7 +84,10 @@ class Objective:
             embedding, told = self._seen(batch)
             if self._config.noise_draws > 1:
                 # In turns, not window by window: so each is among the noise-only ones alike.
-                batch, embedding = batch.repeated(self._config.noise_draws), embedding.repeat(self._config.noise_draws, 1)
+                batch, embedding = (
+                    batch.repeated(self._config.noise_draws),
+                    embedding.repeat(self._config.noise_draws, 1),
+                )
             timestep = self._timesteps(len(batch.mask), generator)
             loss = denoising_loss(
                 self._policy,

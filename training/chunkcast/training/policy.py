@@ -170,7 +170,7 @@ class DiffusionPolicy(nn.Module):
         features = [
             encoder(view.flatten(0, 1), told) for encoder, view in zip(self.image_encoders, images, strict=True)
         ]
-        return torch.cat(features, -1).unflatten(0, (-1, ticks))
+        return torch.cat(features, -1).reshape(-1, ticks, len(images) * self.config.image_features)
 
     def condition(self, state: torch.Tensor, instruction: torch.Tensor, looked: torch.Tensor | None) -> torch.Tensor:
         """What is seen, as one: ``looked`` is from ``look``; the rest as in ``encode``."""

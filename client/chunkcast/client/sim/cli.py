@@ -73,9 +73,12 @@ class SimConfig:
     """Which of the table's texts; by default those held out from training. An episode takes a task's in turn."""
     text_encoders: Path | None = None
     """Of the private server (chunkcast-serve --text-encoders)."""
+    image_quality: int | None = None
+    """Send cameras' pictures as JPEG of this quality, 1 to 100; by default as they are."""
     fault: str = ""
     """NAME[:SIZE][@TICK] of a fault of the robot, to see what the server's health says of it: sensor-bias,
-    sensor-noise, frozen, swapped, wrong-task, action-scale, delay, gripper-stuck, object-moved."""
+    sensor-noise, frozen, swapped, wrong-task, action-scale, delay, gripper-stuck, object-moved; of cameras occluded,
+    dark, blurred, camera-moved, frozen-picture."""
     json: Path | None = None
     """File for everything measured."""
     trace: Path | None = None
@@ -104,6 +107,8 @@ class SimConfig:
             raise BadFlag("--text-encoders goes with --bundle; it is a flag of chunkcast-serve")
         if self.phrasing is not None and self.instructions is None:
             raise BadFlag("--phrasing goes with --instructions FILE, the table that it chooses from")
+        if self.image_quality is not None and not 1 <= self.image_quality <= 100:
+            raise BadFlag(f"--image-quality must lie in [1, 100], got {self.image_quality}")
         if self.episodes < 1 or self.workers < 1:
             raise BadFlag(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
         if not 0 <= self.seed <= MAX_SEED:
@@ -154,6 +159,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _run(config: SimConfig) -> None:
     from chunkcast.client import ChunkcastError
     from chunkcast.client.private_server import private_server
+    from chunkcast.simulation.errors import SimulationError
+    from chunkcast.simulation.rendering import choose_gl
 
     # A long measurement must not be lost for want of a place to write it.
     for folder in (config.video, config.trace, config.json and config.json.parent):
@@ -162,8 +169,8 @@ def _run(config: SimConfig) -> None:
         raise BadFlag(f"--json is {config.json}, a folder; expected a file")
     try:
         if config.video:
-            from chunkcast.client.sim.video import choose_gl
-
+            # Workers start ffmpeg while gRPC's threads run; gRPC would log that it cannot follow through the fork.
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
             choose_gl()
         if config.bundle:
             given = {"--health-share": config.health_share, "--text-encoders": config.text_encoders}
@@ -177,7 +184,7 @@ def _run(config: SimConfig) -> None:
         else:
             assert config.server is not None
             sim_command(config, config.server)
-    except ChunkcastError as error:
+    except (ChunkcastError, SimulationError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -209,13 +216,20 @@ def sim_command(config: SimConfig, target: str) -> None:
     from chunkcast.client.sim.episode import CONNECT_SECONDS, EpisodeResult
     from chunkcast.client.sim.faults import FAULTS
     from chunkcast.client.sim.report import print_report
+    from chunkcast.simulation.policy_cameras import policy_cameras
+    from chunkcast.simulation.rendering import choose_gl
 
     with PolicyClient(target) as client:
         client.wait_until_ready(CONNECT_SECONDS)
         spec = client.get_policy(config.policy)
     jobs = _jobs(config, spec)
+    if policy_cameras(spec):
+        choose_gl(software=True)
     playback = PlaybackConfig(
-        execute_steps=config.execute_steps, overlap=config.overlap, simulated_delay=config.delay_ticks
+        execute_steps=config.execute_steps,
+        overlap=config.overlap,
+        simulated_delay=config.delay_ticks,
+        image_quality=config.image_quality,
     )
     try:
         Playback(spec, playback, CONNECT_SECONDS)
@@ -261,6 +275,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         "execute_steps": config.execute_steps or spec.action.execute_steps,
         "delay_ticks": config.delay_ticks,
         "overlap": config.overlap,
+        "image_quality": config.image_quality,
         "phrasing": (config.phrasing or HELD_OUT) if config.instructions else "instruction",
         "instructions_sha256": _sha256(config.instructions) if config.instructions else None,
         "fault": config.fault or None,

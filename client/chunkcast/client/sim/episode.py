@@ -18,9 +18,11 @@ import numpy as np
 from chunkcast.client import ActionChunk, ChunkPlayer, ObservationError, PlaybackConfig, PolicyClient
 from chunkcast.client.sim.episode_health import EpisodeHealth, episode_health
 from chunkcast.client.sim.faults import Fault, FaultyRobot
-from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
+from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
 from chunkcast.client.sim.phrasing import task_of
 from chunkcast.client.sim.trace import Trace
+from chunkcast.simulation.cameras import Camera
+from chunkcast.simulation.policy_cameras import policy_cameras
 from chunkcast.v1 import policy_pb2 as pb
 
 CONNECT_SECONDS = 10.0
@@ -101,12 +103,15 @@ class SimulatedRobot:
             timeout=CHUNK_SECONDS,
             on_chunk=self._count,
         )
+        spec = self._player.spec
+        self._cameras = policy_cameras(spec)
+        self._state_entries = next((entry.shape[0] for entry in spec.observations if entry.key == STATE_KEY), 0)
         known = [(task_of(each), each.text) for each in self._player.spec.instructions]
         self._others = {task: [text for other, text in known if other != task] for task, _ in known}
 
     def play(self, job: EpisodeJob) -> EpisodeResult:
         """Play one episode and report its outcome to the server."""
-        robot = _environment(job.task)
+        robot = _environment(job.task, self._cameras, self._state_entries)
         robot.begin_episode(job.seed)
         faulty = FaultyRobot(robot, job.fault, job.seed) if job.fault else None
         instruction = faulty.instruction(job.instruction, self._others[job.task]) if faulty else job.instruction
@@ -206,6 +211,6 @@ def play_episode(job: EpisodeJob) -> EpisodeResult:
 
 
 @cache
-def _environment(task: str) -> MetaWorldRobot:
+def _environment(task: str, cameras: tuple[Camera, ...], state_entries: int) -> MetaWorldRobot:
     """One environment a task and process: making one takes half a second, resetting it 8 ms."""
-    return MetaWorldRobot(task)
+    return MetaWorldRobot(task, cameras, state_entries)

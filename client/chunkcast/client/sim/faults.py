@@ -10,12 +10,16 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.client.sim.metaworld_robot import MAX_EPISODE_STEPS, MetaWorldRobot, Observed
+from chunkcast.client.sim import image_faults
+from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
+from chunkcast.client.sim.observed import Observed, changed
+from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS
 
 ONE_TICK = 18
 """Entries of MetaWorld's observation that describe a tick; the tick before follows, then the goal."""
@@ -74,6 +78,13 @@ FAULTS: dict[str, FaultKind] = {
     "action-scale": FaultKind(0.25, "1", 10.0, 0, "the arm moves by this share of what it is told"),
     "delay": FaultKind(12.0, "ticks", 100.0, 0, "an action is executed so many ticks after its time"),
     "gripper-stuck": FaultKind(0.0, "", 0.0, 0, "the gripper stays open"),
+    "occluded": FaultKind(0.1, "1", 1.0, 0, "something grey covers this share of each picture"),
+    "dark": FaultKind(0.4, "1", 4.0, 0, "each picture has this share of its light"),
+    "blurred": FaultKind(2.0, "px", 64.0, 0, "each picture is out of focus, a Gaussian's standard deviation"),
+    "camera-moved": FaultKind(0.05, "m", 1.0, 0, "something knocks the cameras, in a random direction"),
+    "frozen-picture": FaultKind(
+        0.0, "", 0.0, 15, "each picture stands still, and the rest of the observation does not"
+    ),
     "object-moved": FaultKind(0.12, "m", 1.0, 20, "something moves the object, in a random horizontal direction"),
 }
 
@@ -122,6 +133,7 @@ class FaultyRobot:
         self._bias = fault.size * direction / np.linalg.norm(direction)
         angle = self._generator.uniform(0.0, 2.0 * math.pi)
         self._push = fault.size * np.array([math.cos(angle), math.sin(angle)])
+        self._place = self._generator.uniform(size=2)
         self._frozen: Observed | None = None
         self._late: deque[npt.NDArray[np.float32]] = deque()
 
@@ -137,14 +149,33 @@ class FaultyRobot:
 
     def observe(self) -> Observed:
         """What the policy is told of the scene."""
+        if self._fault.name == "camera-moved" and self._robot.steps == self._fault.from_tick:
+            self._robot.move_cameras(self._bias)
         observed = self._robot.observe()
         if not self._present:
             return observed
         if self._fault.name == "frozen":
-            self._frozen = self._frozen or observed
+            # Looked at now: later the robot has moved on.
+            self._frozen = self._frozen or dict(observed)
             return self._frozen
-        change = {"sensor-bias": self._biased, "sensor-noise": self._noisy, "swapped": _swapped}.get(self._fault.name)
-        return {key: change(array.copy()) if change else array for key, array in observed.items()}
+        name, size = self._fault.name, self._fault.size
+        if change := {"sensor-bias": self._biased, "sensor-noise": self._noisy, "swapped": _swapped}.get(name):
+            return changed(observed, {STATE_KEY: change})
+        pictures = [key for key in observed if key != STATE_KEY]
+        match name:
+            case "frozen-picture":
+                self._frozen = self._frozen or {key: observed[key] for key in pictures}
+                frozen = self._frozen
+                return changed(observed, {key: partial(_instead, frozen[key]) for key in pictures})
+            case "occluded":
+                seen: Any = partial(image_faults.occluded, share=size, at=self._place)
+            case "dark":
+                seen = partial(image_faults.darkened, share=size)
+            case "blurred":
+                seen = partial(image_faults.blurred, radius=size)
+            case _:
+                return observed
+        return changed(observed, dict.fromkeys(pictures, seen))
 
     def act(self, action: npt.NDArray[np.float32]) -> None:
         """Execute what the fault makes of ``action``."""
@@ -179,6 +210,10 @@ class FaultyRobot:
                 noise = self._fault.size * self._generator.standard_normal(3)
                 state[tick + part.start : tick + part.stop] += noise.astype(state.dtype)
         return state
+
+
+def _instead(other: npt.NDArray[Any], _own: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return other
 
 
 def _swapped(state: npt.NDArray[Any]) -> npt.NDArray[Any]:

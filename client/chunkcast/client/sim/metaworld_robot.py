@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from chunkcast.client.errors import RobotMismatch
-from chunkcast.client.sim.video import HINT, RenderingUnavailable
+from chunkcast.client.sim.observed import LazyObservation, Observed
+from chunkcast.simulation.cameras import PUBLISHED_POSITION, Camera
+from chunkcast.simulation.errors import UnknownTask
+from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS, make_environment
+from chunkcast.simulation.rendering import SceneRenderer
 
 STATE_KEY = "observation.state"
-MAX_EPISODE_STEPS = 500
-"""MetaWorld's own limit; a step beyond it raises."""
-CAMERA = "corner2"
-
-Observed = Mapping[str, npt.NDArray[Any]]
-"""One array for each observation entry."""
 
 ROBOT_ROOT = "base"
 """The body that the arm stands on: whatever else can move is an object."""
@@ -28,30 +26,33 @@ class MetaWorldRobot:
 
     Args:
         task: a MetaWorld v3 name, such as ``pick-place-v3``.
+        cameras: what it sees by, their views called as the policy's observation entries.
+        state_entries: of MetaWorld's observation, the first ones, that it tells; all by default.
 
     Raises:
         RobotMismatch: MetaWorld has no such task.
+        RenderingUnavailable: it has cameras, and nothing can be rendered here.
     """
 
-    def __init__(self, task: str) -> None:
-        from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
-
-        key = f"{task}-goal-observable"
-        if key not in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE:
-            raise RobotMismatch(f"unknown MetaWorld task {task!r}; expected a v3 name such as pick-place-v3")
+    def __init__(self, task: str, cameras: tuple[Camera, ...] = (), state_entries: int | None = None) -> None:
+        try:
+            self._environment: Any = make_environment(task)
+        except UnknownTask as error:
+            raise RobotMismatch(str(error)) from None
         self.task = task
-        self._environment: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[key](seed=0)
-        # Draw each episode from the environment's own generator, which begin_episode seeds.
-        self._environment._freeze_rand_vec = False
-        self._environment.seeded_rand_vec = True
-        self._renderer: Any = None
+        self._cameras, self._state_entries = cameras, state_entries
+        self._eyes = SceneRenderer(self._environment.model, cameras) if cameras else None
+        self.episode = 0
+        self._films: dict[int, tuple[Camera, SceneRenderer]] = {}
 
     def begin_episode(self, seed: int) -> None:
         """Put hand, objects and goal where ``seed`` says."""
         self._environment.seed(seed)
         self._observation, _ = self._environment.reset()
+        self.episode += 1
         self.steps = 0
         self.success = False
+        self.move_cameras(np.zeros(3))
 
     @property
     def done(self) -> bool:
@@ -59,8 +60,15 @@ class MetaWorldRobot:
         return self.success or self.steps >= MAX_EPISODE_STEPS
 
     def observe(self) -> Observed:
-        """MetaWorld's 39 numbers: hand, gripper and objects at this tick and the one before, and the goal."""
-        return {STATE_KEY: self._observation.astype(np.float32)}
+        """MetaWorld's 39 numbers (hand, gripper and objects at this tick and the one before, and the goal), or the first
+        of them; and each camera's picture, rendered when it is looked at.
+        """
+        state = self._observation[: self._state_entries].astype(np.float32)
+        if self._eyes is None:
+            return {STATE_KEY: state}
+        now = (self.episode, self.steps)
+        makers = {camera.view: partial(self._eyes.picture, camera, self._environment.data) for camera in self._cameras}
+        return LazyObservation({STATE_KEY: state}, makers, lambda: (self.episode, self.steps) == now)
 
     def act(self, action: npt.NDArray[np.float32]) -> None:
         """One control tick."""
@@ -93,20 +101,23 @@ class MetaWorldRobot:
                 model.body_pos[root][:2] += displacement
         mujoco.mj_forward(model, data)
 
+    def move_cameras(self, displacement: npt.NDArray[np.float64]) -> None:
+        """Put the cameras that the policy sees by elsewhere, until the next episode, as a knock would.
+
+        Args:
+            displacement: ``[3]``, metres.
+        """
+        if self._eyes is not None:
+            self._eyes.move(displacement)
+
     def render(self, size: int) -> npt.NDArray[np.uint8]:
-        """A picture, uint8 ``[size, size, 3]``, from the camera of the published MetaWorld protocols.
+        """A picture for people, uint8 ``[size, size, 3]``, from the camera of the published MetaWorld protocols.
 
         Raises:
             RenderingUnavailable: the GL library that was chosen does not work.
         """
-        import mujoco
-
-        if self._renderer is None:
-            try:
-                self._renderer = mujoco.Renderer(self._environment.model, size, size)
-            except Exception as error:  # whatever the GL library raises
-                raise RenderingUnavailable(f"{HINT} ({type(error).__name__}: {str(error).splitlines()[0]})") from None
-        self._renderer.update_scene(self._environment.data, camera=CAMERA)
-        # The camera hangs upside down in MetaWorld's scenes.
-        frame: npt.NDArray[np.uint8] = self._renderer.render()[::-1, ::-1]
-        return frame
+        if size not in self._films:
+            camera = Camera("film", "corner2", size, "full", None if self._cameras else PUBLISHED_POSITION, turned=True)
+            self._films[size] = camera, SceneRenderer(self._environment.model, (camera,))
+        camera, renderer = self._films[size]
+        return renderer.picture(camera, self._environment.data)

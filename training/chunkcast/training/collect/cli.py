@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from chunkcast.training.errors import TrainingError, run_command
 from chunkcast.simulation.metaworld_tasks import (
     ACTION_ELEMENTS,
     CONTROL_RATE_HZ,
@@ -18,6 +17,7 @@ from chunkcast.simulation.metaworld_tasks import (
     STATE_ELEMENTS,
     STATE_MEANING,
 )
+from chunkcast.training.errors import TrainingError, run_command
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def collect_command(config: CollectConfig) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
+    from chunkcast.simulation.metaworld_tasks import MT50, all_tasks, make_expert
     from chunkcast.training.collect.parallel import collect
     from chunkcast.training.demonstrations import MANIFEST_NAME, write_demonstrations
-    from chunkcast.simulation.metaworld_tasks import MT50, all_tasks, make_expert
 
     if (config.out / MANIFEST_NAME).exists() and not config.overwrite:
         raise TrainingError(

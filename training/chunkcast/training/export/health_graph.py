@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from chunkcast.training.errors import ExportError
-from chunkcast.training.export.policy_graph import INSTRUCTION_INPUT, STATE_INPUT
+from chunkcast.training.export.parity import random_images
+from chunkcast.training.export.policy_graph import (
+    INSTRUCTION_INPUT,
+    OBSERVED,
+    STATE_INPUT,
+    image_inputs,
+    observed_example,
+)
 from chunkcast.training.export.tracing import traced_graph
 from chunkcast.training.policy import DiffusionPolicy
 
@@ -33,7 +40,7 @@ TOLERANCE = 1e-3
 
 
 class HealthGraph(nn.Module):
-    """``state [B, T, S]``, ``instruction [B, E]``, ``actions [B, H, A]`` -> loss ``[B]``, embedding ``[B, W]``.
+    """What a policy sees (as ``OneEvaluation`` has it) and ``actions [B, H, A]`` -> loss ``[B]``, embedding ``[B, W]``.
 
     The loss is the objective's: the squared error of what the policy predicts (clean chunk, noise or velocity), the
     mean over the chunk and the timesteps (as Diff-DAgger's, Lee et al. 2024, arXiv:2410.14868).
@@ -62,11 +69,11 @@ class HealthGraph(nn.Module):
         self.register_buffer("noise", noise)  # [K, H, A]
 
     def forward(
-        self, state: torch.Tensor, instruction: torch.Tensor, actions: torch.Tensor
+        self, state: torch.Tensor, instruction: torch.Tensor, images: tuple[torch.Tensor, ...], actions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
         batch, count = state.shape[0], len(TIMESTEP_SHARES)
-        encoded = self.policy.encode(state, instruction)  # [B, W]
+        encoded = self.policy.encode(state, instruction, images)  # [B, W]
         clean = self.policy.normalize_actions(actions)[:, None]  # [B, 1, H, A]
         noisy = (self.signal_rate * clean + self.noise_rate * self.noise).flatten(0, 1)  # [B*K, H, A]
         prediction = self.policy(
@@ -99,14 +106,9 @@ def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: by
     """
     config = policy.config
     module = HealthGraph(policy, noise_scheduler).eval()
-    example = (
-        torch.zeros(2, config.observation_steps, config.state_size),
-        torch.zeros(2, config.instruction_size),
-        torch.zeros(2, config.horizon, config.action_size),
-    )
-    model = traced_graph(
-        module, example, [STATE_INPUT, INSTRUCTION_INPUT, ACTIONS_INPUT], [LOSS_OUTPUT, EMBEDDING_OUTPUT]
-    )
+    example = (*observed_example(config).values(), torch.zeros(2, config.horizon, config.action_size))
+    names = [*OBSERVED, *image_inputs(config), ACTIONS_INPUT]
+    model = traced_graph(module, example, names, [LOSS_OUTPUT, EMBEDDING_OUTPUT])
     weights = [each for each in model.graph.initializer if each.name.startswith("policy.")]
     for tensor in weights:
         if len(tensor.raw_data) < SHARED_BYTES:
@@ -145,9 +147,11 @@ def _verify(graph: bytes, module: HealthGraph, policy_graph: bytes, policy_file:
     instruction = policy.instruction_mean + policy.instruction_scale * told
     unit = torch.rand(PARITY_BATCH, config.horizon, config.action_size, generator=generator)
     actions = policy.action_low + unit * (policy.action_high - policy.action_low)
+    images = random_images(config, PARITY_BATCH, generator)
     with torch.no_grad():
-        expected = [each.numpy() for each in module(state, instruction, actions)]
+        expected = [each.numpy() for each in module(state, instruction, images, actions)]
     feeds = {STATE_INPUT: state.numpy(), INSTRUCTION_INPUT: instruction.numpy(), ACTIONS_INPUT: actions.numpy()}
+    feeds |= {name: view.numpy() for name, view in zip(image_inputs(config), images, strict=True)}
     for name, mine, theirs in zip(
         (LOSS_OUTPUT, EMBEDDING_OUTPUT), session.run([LOSS_OUTPUT, EMBEDDING_OUTPUT], feeds), expected, strict=True
     ):

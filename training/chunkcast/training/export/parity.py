@@ -13,8 +13,9 @@ from chunkcast.training.export.policy_graph import (
     PREFIX_ACTIONS_INPUT,
     PREFIX_LENGTH_INPUT,
     STATE_INPUT,
+    image_inputs,
 )
-from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import sample_chunk
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -22,6 +23,21 @@ TOLERANCE = 1e-3
 """Largest absolute difference, as a share of each action's own range. Rounding differs by some 1e-5."""
 STATE_SPREAD = 2.0
 """States are drawn this much wider than in training, so that the clamps are compared too."""
+
+
+def random_images(config: PolicyConfig, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Of each view uint8 ``[count, T, H, H, 3]``, with structure at every scale, as a scene has it and noise has not."""
+    size, views = config.image_size, []
+    for _ in config.views:
+        frames = torch.zeros(count * config.observation_steps, 3, size, size)
+        cells = size
+        while cells >= 1:
+            coarse = torch.rand(len(frames), 3, cells, cells, generator=generator)
+            frames += torch.nn.functional.interpolate(coarse, size=size)
+            cells //= 4
+        frames = (frames / frames.amax() * 255.0).to(torch.uint8).permute(0, 2, 3, 1)
+        views.append(frames.reshape(count, config.observation_steps, size, size, 3).contiguous())
+    return tuple(views)
 
 
 def verify_parity(graph: bytes, policy: DiffusionPolicy, scheduler: Any, seed: int = 0) -> float:
@@ -48,11 +64,13 @@ def verify_parity(graph: bytes, policy: DiffusionPolicy, scheduler: Any, seed: i
         unit = torch.rand(size, config.horizon, config.action_size, generator=generator)
         prefix_actions = policy.action_low + unit * action_range
         prefix_length = torch.randint(config.max_committed_steps + 1, (size,), generator=generator)
-        expected = sample_chunk(policy, scheduler, state, instruction, noise, prefix_actions, prefix_length)
+        images = random_images(config, size, generator)
+        expected = sample_chunk(policy, scheduler, state, instruction, noise, prefix_actions, prefix_length, images)
         feeds = {
             STATE_INPUT: state.numpy(),
             INSTRUCTION_INPUT: instruction.numpy(),
             NOISE_INPUT: noise.numpy(),
+            **{name: view.numpy() for name, view in zip(image_inputs(config), images, strict=True)},
         }
         if config.max_committed_steps:
             feeds |= {PREFIX_ACTIONS_INPUT: prefix_actions.numpy(), PREFIX_LENGTH_INPUT: prefix_length.numpy()}

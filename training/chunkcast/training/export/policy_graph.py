@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from chunkcast.simulation.policy_cameras import IMAGE_PREFIX
 from chunkcast.training.export.sampler_steps import Evaluation, next_chunk, sampler_evaluations
 from chunkcast.training.export.tracing import traced_graph
 from chunkcast.training.export.unrolling import Loop, unrolled
-from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
 STATE_INPUT = "observation.state"
 INSTRUCTION_INPUT = "instruction"
+IMAGES = "images"
+"""Stands for an input of each view, whose names are from ``image_inputs``."""
+OBSERVED = (STATE_INPUT, INSTRUCTION_INPUT)
 NOISE_INPUT = "noise"
 PREFIX_ACTIONS_INPUT = "prefix_actions"
 PREFIX_LENGTH_INPUT = "prefix_length"
@@ -47,6 +51,7 @@ class OneEvaluation(nn.Module):
         self,
         state: torch.Tensor,
         instruction: torch.Tensor,
+        images: tuple[torch.Tensor, ...],
         noise: torch.Tensor,
         prefix_actions: torch.Tensor | None,
         prefix_length: torch.Tensor | None,
@@ -58,7 +63,8 @@ class OneEvaluation(nn.Module):
         next_signal_rate: torch.Tensor,
         next_noise_rate: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """``state [B, T, S]``, ``instruction [B, E]``, ``noise [B, H, A]`` -> actions ``[B, H, A]``, physical units.
+        """``state [B, T, S]``, ``instruction [B, E]``, of each view ``images`` uint8 ``[B, T, H, H, 3]``, ``noise [B, H, A]``
+        -> actions ``[B, H, A]``, physical units.
 
         The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the answer's first rows. Of
         a policy that continues none both are ``None``: the graph would ask one of them for the size of its batch.
@@ -73,7 +79,7 @@ class OneEvaluation(nn.Module):
             the first chunk, the next one, the clean one that is predicted, and the actions that ``result`` means.
         """
         policy = self.policy
-        embedding = policy.encode(state, instruction)
+        embedding = policy.encode(state, instruction, images)
         if prefix_actions is not None and prefix_length is not None:
             committed = policy.committed_rows(prefix_length)
             given, prefix = committed[..., None] > 0, policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
@@ -101,6 +107,21 @@ class OneEvaluation(nn.Module):
         )
 
 
+def image_inputs(config: PolicyConfig) -> list[str]:
+    """The graph's inputs for the frames of each view, which are the observation's keys too."""
+    return [f"{IMAGE_PREFIX}{view}" for view in config.views]
+
+
+def observed_example(config: PolicyConfig) -> dict[str, Any]:
+    """What a policy sees, of two robots, all of it zero."""
+    ticks, size = config.observation_steps, config.image_size
+    return {
+        STATE_INPUT: torch.zeros(2, ticks, config.state_size),
+        INSTRUCTION_INPUT: torch.zeros(2, config.instruction_size),
+        IMAGES: tuple(torch.zeros(2, ticks, size, size, 3, dtype=torch.uint8) for _ in config.views),
+    }
+
+
 def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
     """The serialised ONNX model of a sampler's evaluations, with a dynamic batch axis and weights inside: deterministic
     DDIM (Song et al. 2021, eq. 12 with sigma = 0) or MIP.
@@ -111,9 +132,8 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
     """
     config = policy.config
     chunks = (2, config.horizon, config.action_size)
-    inputs = {
-        STATE_INPUT: torch.zeros(2, config.observation_steps, config.state_size),
-        INSTRUCTION_INPUT: torch.zeros(2, config.instruction_size),
+    inputs: dict[str, Any] = {
+        **observed_example(config),
         NOISE_INPUT: torch.zeros(chunks),
         PREFIX_ACTIONS_INPUT: torch.zeros(chunks) if config.max_committed_steps else None,
         PREFIX_LENGTH_INPUT: torch.zeros(2, dtype=torch.int64) if config.max_committed_steps else None,
@@ -121,10 +141,12 @@ def onnx_graph(policy: DiffusionPolicy, scheduler: Any) -> bytes:
         LOOP.result: torch.zeros(chunks),
     }
     constants = {TIMESTEP: torch.zeros(1, dtype=torch.int64), **{rate: torch.ones(()) for rate in RATES}}
+    names = [name for name, value in inputs.items() if value is not None and name != IMAGES]
+    names[len(OBSERVED) : len(OBSERVED)] = image_inputs(config)
     model = traced_graph(
         OneEvaluation(policy, float(scheduler.init_noise_sigma)).eval(),
         (*inputs.values(), *constants.values()),
-        [*(name for name, value in inputs.items() if value is not None), *constants],
+        [*names, *constants],
         [LOOP.first, LOOP.next, LOOP.last, ACTIONS_OUTPUT],
         without_batch=len(constants),
     )

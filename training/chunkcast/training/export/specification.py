@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from chunkcast.simulation.cameras import Camera
+from chunkcast.simulation.policy_cameras import camera_message
 from chunkcast.training.checkpoint import Checkpoint
 from chunkcast.training.choices import PredictionType
-from chunkcast.training.export.policy_graph import STATE_INPUT
+from chunkcast.training.export.policy_graph import STATE_INPUT, image_inputs
 from chunkcast.training.health.judge import judge, run_settings
 from chunkcast.training.health.loss_curve import curve_of_records
 from chunkcast.training.health.messages import finding_message, seed_table_expectation
@@ -48,7 +50,7 @@ def policy_spec(
         format_version=BUNDLE_FORMAT_VERSION,
         name=name,
         description=description,
-        observations=[_state_entry(run, manifest)],
+        observations=[_state_entry(run, manifest, config.state_size), *_camera_entries(config, run)],
         observation_steps=config.observation_steps,
         instructions=instruction_messages(checkpoint.instructions),
         text_encoder=text_encoder_message(checkpoint.instructions),
@@ -96,18 +98,34 @@ def _expected_from_loss(checkpoint: Checkpoint) -> list[pb.ExpectedSuccess]:
     return [seed_table_expectation(checkpoint.run["history"][-1]["train_noise_mse"])]
 
 
-def _state_entry(run: dict[str, Any], manifest: dict[str, Any]) -> pb.ObservationEntry:
+def _camera_entries(config: PolicyConfig, run: dict[str, Any]) -> list[pb.ObservationEntry]:
+    cameras = {facts["view"]: Camera(**facts) for facts in run["frames"]["cameras"]} if config.views else {}
+    return [
+        pb.ObservationEntry(
+            key=key,
+            dtype=pb.DATA_TYPE_UINT8,
+            shape=[config.image_size, config.image_size, 3],
+            meaning="a camera's picture, RGB, the first row on top",
+            camera=camera_message(cameras[view]),
+        )
+        for key, view in zip(image_inputs(config), config.views, strict=True)
+    ]
+
+
+def _state_entry(run: dict[str, Any], manifest: dict[str, Any], size: int) -> pb.ObservationEntry:
     state_min, state_max = run["state_range"]
     elements = [
         pb.ElementSpec(name=element, unit=unit, training_min=low, training_max=high)
-        for (element, unit), low, high in zip(manifest["state"]["elements"], state_min, state_max, strict=True)
+        for (element, unit), low, high in zip(manifest["state"]["elements"][:size], state_min, state_max, strict=True)
     ]
     return pb.ObservationEntry(
         key=STATE_INPUT,
         dtype=pb.DATA_TYPE_FLOAT32,
         shape=[len(elements)],
         elements=elements,
-        meaning=manifest["state"]["meaning"],
+        meaning=manifest["state"]["meaning"]
+        if size == len(manifest["state"]["elements"])
+        else "what the robot knows of itself, at this tick",
     )
 
 

@@ -17,7 +17,7 @@ WEIGHT_PREFIX = "policy."
 
 def traced_graph(
     module: nn.Module,
-    example: tuple[torch.Tensor | None, ...],
+    example: tuple[torch.Tensor | tuple[torch.Tensor, ...] | None, ...],
     input_names: list[str],
     output_names: list[str],
     further_axes: Mapping[int, Any] | None = None,
@@ -26,16 +26,20 @@ def traced_graph(
     """``module`` as an ONNX ModelProto, its first axis dynamic, without a trace of where it was made.
 
     Args:
-        example: inputs; one tensor given twice would be taken for one input, and ``None`` is none.
+        example: inputs; one tensor given twice would be taken for one input, and ``None`` is none; a tuple is as many.
         further_axes: axis to ``torch.export.Dim`` of every input that has one, beside the first.
         without_batch: how many of the inputs, the last ones, have no dynamic axis.
     """
     batch = torch.export.Dim("batch")
     dynamic = len(example) - without_batch
-    axes = tuple(
-        {0: batch, **(further_axes or {})} if index < dynamic and value is not None else None
-        for index, value in enumerate(example)
-    )
+    own = {0: batch, **(further_axes or {})}
+
+    def axes_of(index: int, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(own for _ in value)
+        return own if index < dynamic and value is not None else None
+
+    axes = tuple(axes_of(index, value) for index, value in enumerate(example))
     # The exporter warns of its own use of deprecated functions, and logs that torchvision is absent.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

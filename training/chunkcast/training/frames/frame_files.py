@@ -95,7 +95,9 @@ def write_manifest(folder: Path, settings: FrameSettings, shards: Sequence[Shard
     write_json(folder / FOLDER / MANIFEST_NAME, {**facts, "shards": [asdict(shard) for shard in shards]})
 
 
-def write_shard(folder: Path, number: int, first: int, episodes: Sequence[Sequence[dict[str, bytes]]], every: int) -> Shard:
+def write_shard(
+    folder: Path, number: int, first: int, episodes: Sequence[Sequence[dict[str, bytes]]], every: int
+) -> Shard:
     """Write the frames of consecutive episodes.
 
     Args:
@@ -160,9 +162,13 @@ def read_frames(folder: Path, demonstrations_sha256: str, episode_index: npt.NDA
         raise DemonstrationsError(f"{folder} has no camera frames; {again}")
     settings, shards, complete = found
     if not complete:
-        raise DemonstrationsError(f"the rendering of {folder}'s frames was interrupted; go on with chunkcast-render {folder}")
+        raise DemonstrationsError(
+            f"the rendering of {folder}'s frames was interrupted; go on with chunkcast-render {folder}"
+        )
     if settings.demonstrations_sha256 != demonstrations_sha256:
-        raise DemonstrationsError(f"the frames in {folder} are of other demonstrations than its table; {again} --overwrite")
+        raise DemonstrationsError(
+            f"the frames in {folder} are of other demonstrations than its table; {again} --overwrite"
+        )
     tables = []
     for shard in shards:
         file = folder / FOLDER / shard.path

@@ -41,7 +41,9 @@ class FrameConfig:
         if not 0 <= self.image_quality <= 100:
             raise TrainingError(f"--image-quality must lie in [0, 100], got {self.image_quality}")
         if len(set(self.cameras)) < len(self.cameras) or not self.cameras:
-            raise TrainingError(f"--cameras must name at least one view, each once, got {' '.join(self.cameras) or 'none'}")
+            raise TrainingError(
+                f"--cameras must name at least one view, each once, got {' '.join(self.cameras) or 'none'}"
+            )
 
 
 def render_frames(data: Path, config: FrameConfig, workers: int, *, overwrite: bool) -> None:

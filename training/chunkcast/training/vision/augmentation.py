@@ -31,4 +31,5 @@ def recoloured(frames: torch.Tensor, spread: float, generator: torch.Generator) 
         return frames
     gain = 1.0 + spread * (2.0 * torch.rand(len(frames), 1, 1, 1, 3, generator=generator) - 1.0)
     light = 255.0 * 0.5 * spread * (2.0 * torch.rand(len(frames), 1, 1, 1, 1, generator=generator) - 1.0)
-    return (frames.float() * gain.to(frames.device) + light.to(frames.device)).clamp(0.0, 255.0)
+    # In place: a batch of frames is larger than the caches, and each pass over it costs as much as a convolution.
+    return frames.float().mul_(gain.to(frames.device)).add_(light.to(frames.device)).clamp_(0.0, 255.0)

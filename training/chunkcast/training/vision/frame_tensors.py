@@ -45,16 +45,20 @@ class FrameTensors:
             )
         sizes = {cameras[view].size for view in views}
         if len(sizes) > 1:
-            raise DemonstrationsError(f"the views have frames of {sorted(sizes)} pixels, expected one size; render again")
+            raise DemonstrationsError(
+                f"the views have frames of {sorted(sizes)} pixels, expected one size; render again"
+            )
         self.size = sizes.pop()
         self.frame_of_row = np.full(rows, -1, np.int64)
         self.frame_of_row[compressed.rows] = np.arange(len(compressed.rows))
-        self._device = device
+        self._device, self._shape = device, (self.size, self.size, 3)
         self._pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="frames")
         self._compressed = [compressed.pictures[view] for view in views]
         count = len(compressed.rows)
         fits = len(views) * count * self.size**2 * 3 <= most_bytes
-        self._decoded = [self._decode(view, np.arange(count)).to(device) for view in range(len(views))] if fits else None
+        self._decoded = (
+            [self._decode(view, np.arange(count)).to(device) for view in range(len(views))] if fits else None
+        )
 
     def take(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Of each view, uint8 ``[*frames, H, W, 3]``.
@@ -66,11 +70,11 @@ class FrameTensors:
             return tuple(view[frames] for view in self._decoded)
         flat = frames.flatten().cpu().numpy()
         views = range(len(self._compressed))
-        return tuple(self._decode(view, flat).unflatten(0, frames.shape).to(self._device) for view in views)
+        return tuple(self._decode(view, flat).view(*frames.shape, *self._shape).to(self._device) for view in views)
 
     def _decode(self, view: int, frames: npt.NDArray[np.int64]) -> torch.Tensor:
         """uint8 ``[M, H, W, 3]``."""
-        decoded = torch.empty((len(frames), self.size, self.size, 3), dtype=torch.uint8)
+        decoded = torch.empty((len(frames), *self._shape), dtype=torch.uint8)
         into, pictures = decoded.numpy(), self._compressed[view]
 
         def decode(part: npt.NDArray[np.int64]) -> None:

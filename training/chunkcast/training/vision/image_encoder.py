@@ -6,6 +6,7 @@ Shapes: ``N`` frames, ``H`` height and width in pixels, ``E`` instruction embedd
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -53,7 +54,7 @@ def make_image_encoder(name: str, *, size: int, features: int, instruction_size:
 
 def centred(frames: torch.Tensor) -> torch.Tensor:
     """``[N, H, W, 3]``, 0 to 255 -> ``[N, 3, H, W]``, of about unit size."""
-    return ((frames.float() - PIXEL_MEAN) / PIXEL_SCALE).permute(0, 3, 1, 2)
+    return (frames.float() * (1.0 / PIXEL_SCALE) - PIXEL_MEAN / PIXEL_SCALE).permute(0, 3, 1, 2)
 
 
 class ConvolutionalEncoder(ImageEncoder):
@@ -77,8 +78,7 @@ class ConvolutionalEncoder(ImageEncoder):
         self.first = nn.Conv2d(3 * PATCH**2, CHANNELS[0], 3, padding=1)
         self.stages = nn.ModuleList(ModulatedBlock(channels, instruction_size) for channels in CHANNELS)
         self.halvings = nn.ModuleList(
-            nn.Conv2d(channels, following, 3, stride=2, padding=1)
-            for channels, following in zip(CHANNELS[:-1], CHANNELS[1:], strict=True)
+            nn.Conv2d(channels, following, 3, stride=2, padding=1) for channels, following in pairwise(CHANNELS)
         )
         self.keypoints = nn.Conv2d(CHANNELS[1], KEYPOINTS, 1)
         self.read = nn.Conv2d(CHANNELS[2], READ_CHANNELS, 1)
@@ -113,9 +113,8 @@ class ModulatedBlock(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(instruction_size, 2 * channels)
-        for layer in (self.second, self.film):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (*self.second.parameters(), *self.film.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, stream: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
         """``[N, C, H, W]`` in and out."""
@@ -140,7 +139,9 @@ class TimmEncoder(ImageEncoder):
         try:
             import timm
         except ModuleNotFoundError:
-            raise TrainingError(f"--image-encoder {name} is timm's, which is not installed; run pip install timm") from None
+            raise TrainingError(
+                f"--image-encoder {name} is timm's, which is not installed; run pip install timm"
+            ) from None
         model, _, scratch = name.partition(":")
         if not timm.is_model(model) or scratch not in ("", "scratch"):
             raise TrainingError(f"unknown --image-encoder {name!r}; expected {CONVOLUTIONAL} or a model of timm's")
