@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,3 +64,11 @@ def required_program(name: str, package: str) -> str:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+def require_gl() -> None:
+    """Skip a test that renders where nothing can; never in CI."""
+    libraries = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    if "libOSMesa" not in libraries:
+        assert not os.environ.get("CI"), "CI installs libosmesa6"
+        pytest.skip("no GL library (apt-get install libosmesa6)")

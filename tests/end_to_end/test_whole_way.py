@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import imageio.v3 as iio
 import pytest
 
 from chunkcast.client.private_server import PrivateServer
-from tests.conftest import ROOT, SHIPPED_BUNDLE
+from tests.conftest import ROOT, SHIPPED_BUNDLE, require_gl
 
 SCRIPTS = Path(sys.executable).parent
 CHOICE_SEED = 500_000
@@ -92,10 +91,7 @@ def test_seeds_of_the_demonstrations_are_warned_of(shipped_server: PrivateServer
 # imageio closes its pipes to ffmpeg only when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_video(tmp_path: Path) -> None:
-    libraries = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
-    if "libOSMesa" not in libraries:
-        assert not os.environ.get("CI"), "CI installs libosmesa6"
-        pytest.skip("no GL library (apt-get install libosmesa6)")
+    require_gl()
     arguments = ("--tasks", "drawer-close-v3", "--episodes", "1", "--seed", str(CHOICE_SEED), "--video", tmp_path)
     run("chunkcast-sim", "--bundle", SHIPPED_BUNDLE, *arguments)
     (file,) = tmp_path.iterdir()

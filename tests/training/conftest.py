@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
+from tests.conftest import require_gl
 
 TASKS = ("drawer-close-v3", "pick-place-v3")
 EPISODES = 3
@@ -43,3 +47,37 @@ def small_run(small_config: TrainConfig) -> Path:
     """A finished run."""
     train_command(small_config)
     return small_config.out
+
+
+@pytest.fixture(scope="session")
+def frames_folder(demonstrations_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same demonstrations with small frames of two views."""
+    require_gl()
+    folder = tmp_path_factory.mktemp("frames") / "two"
+    shutil.copytree(demonstrations_folder, folder)
+    # A process of its own: here mujoco was imported without a GL library.
+    flags = ("--cameras", "corner2-close", "gripper", "--image-size", "32", "--every", "2", "--workers", "2")
+    subprocess.run(
+        [Path(sys.executable).parent / "chunkcast-render", str(folder), *flags], check=True, capture_output=True
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seeing_run(frames_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a policy with two cameras."""
+    config = TrainConfig(
+        data=frames_folder,
+        out=tmp_path_factory.mktemp("runs") / "seeing",
+        cameras=("corner2-close", "gripper"),
+        epochs=2,
+        batch_size=32,
+        width=32,
+        blocks=2,
+        warmup_steps=2,
+        image_features=16,
+        noise_draws=2,
+        device="cpu",
+    )
+    train_command(config)
+    return config.out

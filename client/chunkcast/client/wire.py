@@ -65,6 +65,7 @@ class ActionChunk(NamedTuple):
         inference_seconds: the part of it that the network took.
         batch_size: observations that were computed together, this one included.
         health: how the server judged the episode last, if it did.
+        decode_seconds: the part of the server's time in which it decoded pictures.
     """
 
     step: int
@@ -74,6 +75,7 @@ class ActionChunk(NamedTuple):
     inference_seconds: float
     batch_size: int = 1
     health: ChunkHealth | None = None
+    decode_seconds: float = 0.0
 
 
 class Dropped(NamedTuple):
@@ -227,6 +229,7 @@ def decode_chunk(chunk: pb.ActionChunk) -> ActionChunk:
         inference_seconds=chunk.timings.inference,
         batch_size=chunk.batch_size,
         health=_health(chunk.health) if chunk.HasField("health") else None,
+        decode_seconds=chunk.timings.decode,
     )
 
 

@@ -26,9 +26,9 @@ def choose_gl(*, software: bool = False) -> None:
     Raises:
         RenderingUnavailable: no GL library is found.
     """
-    assert "mujoco" not in sys.modules, "mujoco was imported before its GL library was chosen"
     if os.environ.get("MUJOCO_GL"):
         return
+    assert "mujoco" not in sys.modules, "mujoco was imported before its GL library was chosen"
     if os.environ.get("DISPLAY") and not software:
         backend = "glfw"
     elif ctypes.util.find_library("EGL") and (Path("/dev/dri").exists() or Path("/dev/nvidiactl").exists()):

@@ -92,7 +92,7 @@ class Seen:
 class Windows:
     """All windows of a set of episodes, held as index tables over the demonstrations' rows.
 
-    A policy with cameras has a window at every tick that has a frame, as have those before it that it sees.
+    A policy with cameras has a window at every tick that has a frame.
 
     Args:
         demonstrations: the rows.
@@ -119,14 +119,7 @@ class Windows:
     ) -> None:
         rows = np.flatnonzero(np.isin(demonstrations.episode_index, episodes))
         if seen:
-            first = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "left")
-            looked = np.maximum(rows[:, None] + np.arange(1 - observation_steps, 1), first[:, None])
-            rows = rows[(seen.frames.frame_of_row[looked] >= 0).all(1)]
-            if not len(rows):
-                raise DemonstrationsError(
-                    f"no tick has a frame as have the {observation_steps - 1} before it; render every tick "
-                    "(chunkcast-render --every 1)"
-                )
+            rows = rows[seen.frames.frame_of_row[rows] >= 0]
         if limit is not None and len(rows) > limit:
             rows = rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
         starts = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "left")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from chunkcast.simulation.metaworld_tasks import (
     STATE_MEANING,
 )
 from chunkcast.training.errors import TrainingError, run_command
+from chunkcast.training.frames.frame_flags import FrameFlags, frame_cameras
 
 
 @dataclass(frozen=True)
-class CollectConfig:
+class CollectConfig(FrameFlags):
     """Record demonstrations of MetaWorld's scripted experts: successful episodes only, reproducible by seed."""
 
-    out: Path
+    out: Path = field(kw_only=True)
     """Folder to write (demonstrations.parquet and manifest.json)."""
     tasks: tuple[str, ...] = SIX_TASKS
     """MetaWorld task names; mt50 stands for all fifty."""
@@ -42,6 +44,7 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
+        super().__post_init__()
         if self.episodes < 1 or self.workers < 1:
             raise TrainingError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
         if len(set(self.tasks)) < len(self.tasks):
@@ -66,14 +69,19 @@ def collect_command(config: CollectConfig) -> None:
     from rich.table import Table
 
     from chunkcast.simulation.metaworld_tasks import MT50, all_tasks, make_expert
+    from chunkcast.simulation.rendering import choose_gl
     from chunkcast.training.collect.parallel import collect
     from chunkcast.training.demonstrations import MANIFEST_NAME, write_demonstrations
+    from chunkcast.training.frames.frame_files import FOLDER
+    from chunkcast.training.frames.render_cli import render_frames
 
     if (config.out / MANIFEST_NAME).exists() and not config.overwrite:
         raise TrainingError(
             f"{config.out} holds demonstrations; pass --overwrite to replace them, or choose another --out"
         )
     tasks = all_tasks() if config.tasks == (MT50,) else config.tasks
+    if frame_cameras(config):  # refuses an unknown one
+        choose_gl(software=True)  # and a machine on which nothing can be rendered
     for task in tasks:
         make_expert(task)  # refuses an unknown one, before any process is started
     # A long collection must not be lost for want of a place to write it.
@@ -119,6 +127,7 @@ def collect_command(config: CollectConfig) -> None:
             },
         },
     )
+    shutil.rmtree(config.out / FOLDER, ignore_errors=True)  # of the demonstrations that were replaced
     table = Table("task", "kept", "attempts", "expert success", "frames", title=str(config.out))
     for task, facts in manifest["tasks"].items():
         table.add_row(
@@ -129,6 +138,8 @@ def collect_command(config: CollectConfig) -> None:
             str(facts["frames"]),
         )
     Console().print(table)
+    if frame_cameras(config):
+        render_frames(config.out, config, config.workers, overwrite=False)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ def what_is_seen(
             f"--proprioception is {config.proprioception}, the recorded state has {demonstrations.states.shape[1]} entries"
         )
     compressed = read_frames(config.data, demonstrations.sha256, demonstrations.episode_index)
+    if config.observation_steps > 1 and compressed.settings.every > 1:
+        raise DemonstrationsError(
+            f"--observation-steps is {config.observation_steps}, the frames are of every {compressed.settings.every}. "
+            "tick; render every tick (chunkcast-render --every 1 --overwrite)"
+        )
     room = int(config.frame_memory_gb * 1e9)
     frames = FrameTensors(compressed, config.cameras, len(demonstrations.states), device, room)
     told = privileged_targets(demonstrations, config.proprioception, episodes) if config.privileged_weight else None

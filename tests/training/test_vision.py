@@ -1,0 +1,166 @@
+"""Policies with cameras: what they see, what they never see, and that their graph computes the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chunkcast.server.bundle import read_bundle
+from chunkcast.server.engine import Engine, expected_inputs
+from chunkcast.server.health.scorer import read_scorer
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
+from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.errors import DemonstrationsError, TrainingError
+from chunkcast.training.export.exporter import export_bundle
+from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.trainer import Trainer
+from chunkcast.training.vision.augmentation import recoloured, shifted
+from chunkcast.training.vision.image_encoder import make_image_encoder
+from chunkcast.training.vision.privileged import privileged_targets
+
+VIEWS = ("corner2-close", "gripper")
+
+
+@pytest.fixture
+def policy(seeing_run: Path) -> DiffusionPolicy:
+    return load_policy(read_checkpoint(seeing_run / LAST_CHECKPOINT))
+
+
+def seen(policy: DiffusionPolicy, count: int) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+    generator = torch.Generator().manual_seed(3)
+    config = policy.config
+    pictures = tuple(
+        torch.randint(256, (count, 1, 32, 32, 3), generator=generator, dtype=torch.uint8) for _ in config.views
+    )
+    return (
+        torch.randn(count, 1, config.state_size, generator=generator),
+        torch.eye(2)[torch.arange(count) % 2],
+        pictures,
+    )
+
+
+def test_a_policy_with_cameras_sees_itself_and_its_pictures_and_nothing_else_of_the_state(
+    policy: DiffusionPolicy,
+) -> None:
+    assert policy.config.state_size == 4
+    assert policy.config.views == VIEWS
+    state, told, pictures = seen(policy, 3)
+    encoded = policy.encode(state, told, pictures)
+    for view in range(2):
+        other = tuple(picture.flip(2) if index == view else picture for index, picture in enumerate(pictures))
+        assert (policy.encode(state, told, other) != encoded).any()
+
+
+def test_the_bundle_names_its_cameras_and_its_graph_computes_what_torch_does(seeing_run: Path, tmp_path: Path) -> None:
+    exported = export_bundle(seeing_run / LAST_CHECKPOINT, tmp_path / "b", name="seeing", steps=2)
+    assert exported.parity < 1e-3
+    bundle = read_bundle(tmp_path / "b")
+    state, first, second = bundle.spec.observations
+    assert [element.name for element in state.elements] == ["hand_x", "hand_y", "hand_z", "gripper_opening"]
+    assert (first.key, second.key) == tuple(f"observation.images.{view}" for view in VIEWS)
+    assert list(first.shape) == [32, 32, 3]
+    assert (first.camera.name, first.camera.field_of_view, first.camera.turned) == ("corner2", 45.0, True)
+    assert (second.camera.name, list(second.camera.position), second.camera.rendering) == ("gripperPOV", [], "fast")
+    engine = Engine(bundle, max_batch=2)
+    blank = {name: np.zeros(shape, dtype) for name, (shape, dtype) in expected_inputs(bundle.spec).items()}
+    lit = {**blank, first.key: np.full_like(blank[first.key], 255)}
+    dark, light = engine.run([blank, lit]).actions
+    assert (dark != light).any()
+    engine.close()
+    # Health runs the encoder too.
+    read_scorer(bundle)
+
+
+def test_the_encoder_runs_once_whatever_the_evaluations(seeing_run: Path, tmp_path: Path) -> None:
+    import onnx
+
+    convolutions = {}
+    for steps in (1, 4):
+        export_bundle(seeing_run / LAST_CHECKPOINT, tmp_path / str(steps), name="seeing", steps=steps)
+        graph = onnx.load(tmp_path / str(steps) / "policy.onnx").graph
+        convolutions[steps] = sum(node.op_type == "Conv" for node in graph.node)
+    assert convolutions[1] == convolutions[4] > 0
+
+
+def test_what_is_told_beside_is_where_things_are_within_their_task(frames_folder: Path) -> None:
+    demonstrations = read_demonstrations(frames_folder)
+    told = privileged_targets(demonstrations, 4, np.arange(6))
+    # 14 numbers of two objects, 3 of the goal, 6 vectors between 4 points; the tick before is not told.
+    assert told.shape == (len(demonstrations.states), 14 + 3 + 18)
+    task = np.array([t == "pick-place-v3" for t in demonstrations.episode_tasks])[demonstrations.episode_index]
+    assert np.abs(told[task].mean(0)).max() < 0.2  # clipped, so not quite zero
+    puck = np.corrcoef(told[task, 0], demonstrations.states[task, 4])[0, 1]
+    assert puck == pytest.approx(1.0, abs=1e-3)
+
+
+def test_training_on_pictures_is_reproducible_and_resumable(seeing_run: Path, frames_folder: Path) -> None:
+    facts = read_checkpoint(seeing_run / LAST_CHECKPOINT).run
+    config = TrainConfig(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in facts["config"].items()
+            if name not in ("data", "out")
+        },
+        data=frames_folder,
+        out=seeing_run,
+    )
+    trainer = Trainer(
+        replace(config, resume=True), read_demonstrations(frames_folder), torch.device("cpu"), facts["bf16"]
+    )
+    assert trainer.progress.epoch == 2
+    fresh = Trainer(
+        replace(config, out=seeing_run / "again"),
+        read_demonstrations(frames_folder),
+        torch.device("cpu"),
+        facts["bf16"],
+    )
+    records = []
+    fresh.run(lambda record, findings: records.append(record))
+    assert [record.train_loss for record in records] == [epoch["train_loss"] for epoch in facts["history"]]
+
+
+def test_history_needs_a_frame_of_every_tick(frames_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=frames_folder, out=tmp_path, cameras=VIEWS, observation_steps=3, device="cpu")
+    with pytest.raises(DemonstrationsError, match="render every tick"):
+        Trainer(config, read_demonstrations(frames_folder), torch.device("cpu"), False)
+
+
+def test_shifts_move_whole_pictures_and_light_changes_no_shape() -> None:
+    picture = torch.arange(2 * 1 * 8 * 8 * 3).reshape(2, 1, 8, 8, 3)
+    moved = shifted(picture, 2, torch.Generator().manual_seed(1))
+    for window in range(2):
+        inside = moved[window, 0, 2:6, 2:6]
+        matches = [
+            (dy, dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if torch.equal(inside, picture[window, 0, 2 + dy : 6 + dy, 2 + dx : 6 + dx])
+        ]
+        assert len(matches) == 1
+    assert shifted(picture, 0, torch.Generator()) is picture
+    grey = torch.full((64, 1, 2, 2, 3), 100, dtype=torch.uint8)
+    lit = recoloured(grey, 0.2, torch.Generator().manual_seed(1))
+    assert lit.shape == grey.shape
+    assert lit.amin() >= 100 * 0.8 - 25.5
+    assert lit.amax() <= 100 * 1.2 + 25.5
+    assert lit.std() > 5
+    assert (lit[:, :, 0, 0] == lit[:, :, 1, 1]).all()
+
+
+def test_encoders_that_are_not_there_are_refused() -> None:
+    with pytest.raises(TrainingError, match="a multiple of 16"):
+        make_image_encoder("conv", size=100, features=8, instruction_size=2)
+    with pytest.raises(TrainingError, match="timm"):
+        make_image_encoder("no-such-model", size=64, features=8, instruction_size=2)
+
+
+def test_bad_settings_are_one_line(frames_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="--image-shift must be finite and not negative, got -1"):
+        TrainConfig(data=frames_folder, out=tmp_path, image_shift=-1)
+    with pytest.raises(TrainingError, match="--teacher is for policies without --cameras"):
+        TrainConfig(data=frames_folder, out=tmp_path, cameras=VIEWS, teacher=tmp_path)
