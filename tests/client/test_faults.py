@@ -13,7 +13,8 @@ from chunkcast.client.private_server import PrivateServer
 from chunkcast.client.sim.episode import EpisodeJob, SimulatedRobot
 from chunkcast.client.sim.faults import FAULTS, Fault, FaultyRobot, UnknownFault, parse_fault
 from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
-from tests.conftest import SHIPPED_BUNDLE, ServeBundle
+from chunkcast.simulation.cameras import Camera
+from tests.conftest import SHIPPED_BUNDLE, ServeBundle, require_gl
 
 TASK = "pick-place-v3"
 SEED = 500_000
@@ -36,7 +37,10 @@ def played(arm: MetaWorldRobot, fault: str, ticks: int = 30, seed: int = SEED) -
     return np.stack(seen)
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "wrong-task"])
+CAMERA_FAULTS = ("occluded", "dark", "blurred", "camera-moved", "frozen-picture")
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in ("wrong-task", *CAMERA_FAULTS)])
 def test_a_fault_is_there_from_its_tick_on_and_the_same_again(arm: MetaWorldRobot, fault: str) -> None:
     late = f"{fault}@10"
     healthy, faulty = played(arm, ""), played(arm, late)
@@ -46,6 +50,46 @@ def test_a_fault_is_there_from_its_tick_on_and_the_same_again(arm: MetaWorldRobo
     assert (played(arm, late) == faulty).all()
     # What it did to the scene is undone by the next episode.
     assert (played(arm, "") == healthy).all()
+
+
+@pytest.mark.parametrize("fault", CAMERA_FAULTS)
+def test_a_cameras_fault_changes_its_pictures_and_nothing_else(fault: str) -> None:
+    require_gl()
+    seeing = MetaWorldRobot(TASK, (Camera("eye", "corner2", 48, turned=True),), 4)
+
+    def seen(fault: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        seeing.begin_episode(SEED)
+        robot = FaultyRobot(seeing, parse_fault(fault), SEED) if fault else seeing
+        states, pictures = [], []
+        for _ in range(10):
+            observed = robot.observe()
+            states.append(observed[STATE_KEY])
+            pictures.append(observed["eye"])
+            robot.act(FORWARD)
+        return np.stack(states), np.stack(pictures)
+
+    states, pictures = seen("")
+    faulty_states, faulty_pictures = seen(f"{fault}@5")
+    assert states.shape == (10, 4)
+    assert (faulty_states == states).all()
+    assert (faulty_pictures[:5] == pictures[:5]).all()
+    assert (faulty_pictures[6:] != pictures[6:]).any(axis=(1, 2, 3)).all()
+    # The next episode's cameras are where they were, and see as they did.
+    assert (seen("")[1] == pictures).all()
+
+
+def test_a_picture_is_made_when_it_is_looked_at_and_not_after_the_robot_moved_on() -> None:
+    require_gl()
+    seeing = MetaWorldRobot(TASK, (Camera("eye", "corner2", 48, turned=True),), 4)
+    seeing.begin_episode(SEED)
+    first = seeing.observe()
+    looked_at = first["eye"]
+    unseen = seeing.observe()
+    seeing.act(FORWARD)
+    assert first["eye"] is looked_at
+    assert set(unseen) == {STATE_KEY, "eye"}
+    with pytest.raises(RuntimeError, match="eye was not looked at before the robot moved on"):
+        unseen["eye"]
 
 
 def test_sizes_mean_what_they_say(arm: MetaWorldRobot) -> None:

@@ -69,6 +69,10 @@ def require_fits(
     Raises:
         ValueError: it does not fit.
     """
+    if not 1 <= (config.image_quality or 1) <= 100 or config.image_quality == 0:
+        raise ValueError(
+            f"image_quality is {config.image_quality}, expected 1 to 100, or None for pictures as they are"
+        )
     action = spec.action
     if not 1 <= execute_steps <= action.horizon:
         raise ValueError(
@@ -114,10 +118,6 @@ def require_fits(
         raise ValueError(
             f"{spec.name} has no thresholds to judge health by, so on_unhealthy={config.on_unhealthy!r} would never do "
             "anything; measure them (chunkcast-health monitor), or pass on_unhealthy='ignore'"
-        )
-    if config.image_quality is not None and not 1 <= config.image_quality <= 100:
-        raise ValueError(
-            f"image_quality is {config.image_quality}, expected 1 to 100, or None to send pictures as they are"
         )
     names = [element.name for element in action.elements]
     if unknown := [name for name in config.slow_elements or () if name not in names]:

@@ -14,7 +14,8 @@ ROUNDING = 1e-5
 """As a share of an action's range, by which an action may lie beyond its bounds: it was computed in float32."""
 
 PROPORTIONS_SLACK = 0.02
-"""As a share, by which a picture's height over its width may differ: a sensor's may be no whole number of the other's."""
+"""As a share, by which a picture's height over its width may differ: a sensor's may be no whole number of the
+other's."""
 
 
 def action_limits(action: pb.ActionSpec) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -1002,6 +1002,7 @@ class PolicySpec(_message.Message):
     EXPECTED_SUCCESS_FIELD_NUMBER: _builtins.int
     SERVING_HEALTH_FIELD_NUMBER: _builtins.int
     TEXT_ENCODER_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of the bundle format; readers refuse one that they do not know."""
     name: _builtins.str
@@ -1040,6 +1041,10 @@ class PolicySpec(_message.Message):
     def text_encoder(self) -> Global___TextEncoder:
         """What free text is embedded by; absent where a policy knows its instructions alone."""
 
+    @_builtins.property
+    def variant(self) -> Global___GraphVariant:
+        """Present where the graph computes in other numbers than it was trained in."""
+
     def __init__(
         self,
         *,
@@ -1058,14 +1063,49 @@ class PolicySpec(_message.Message):
         expected_success: _abc.Iterable[Global___ExpectedSuccess] | None = ...,
         serving_health: Global___ServingHealth | None = ...,
         text_encoder: Global___TextEncoder | None = ...,
+        variant: Global___GraphVariant | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "text_encoder", b"text_encoder", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "text_encoder", b"text_encoder", "training", b"training", "variant", b"variant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "expected_success", b"expected_success", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "text_encoder", b"text_encoder", "training", b"training", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "description", b"description", "expected_success", b"expected_success", "files", b"files", "format_version", b"format_version", "instructions", b"instructions", "name", b"name", "observation_steps", b"observation_steps", "observations", b"observations", "provenance", b"provenance", "sampler", b"sampler", "serving_health", b"serving_health", "text_encoder", b"text_encoder", "training", b"training", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicySpec: _TypeAlias = PolicySpec  # noqa: Y015
+
+@_typing.final
+class GraphVariant(_message.Message):
+    """A graph in smaller numbers, compared with the one in float32 on demonstrated observations before it was written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRECISION_FIELD_NUMBER: _builtins.int
+    ACTION_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    precision: _builtins.str
+    """int8 (of the image encoders) or fp16."""
+    action_difference: _builtins.float
+    """Root mean square of the difference between both graphs' actions, as a share of each action's range."""
+    bound: _builtins.float
+    """The largest that export accepts."""
+    observations: _builtins.int
+    """Observations that were compared."""
+    def __init__(
+        self,
+        *,
+        precision: _builtins.str = ...,
+        action_difference: _builtins.float = ...,
+        bound: _builtins.float = ...,
+        observations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_difference", b"action_difference", "bound", b"bound", "observations", b"observations", "precision", b"precision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GraphVariant: _TypeAlias = GraphVariant  # noqa: Y015
 
 @_typing.final
 class ServingHealth(_message.Message):

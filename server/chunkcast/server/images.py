@@ -148,6 +148,6 @@ def _require_size(key: str, size: tuple[int, int], shape: tuple[int, ...]) -> No
     if not same_proportions(size, (shape[0], shape[1])):
         raise ObservationRejected(
             pb.ERROR_CODE_WRONG_SHAPE,
-            f"{key} has {size[0]}x{size[1]} pixels (height x width), expected the proportions of {shape[0]}x{shape[1]}; "
-            "crop it as the policy's camera sees",
+            f"{key} has {size[0]}x{size[1]} pixels (height x width), expected the proportions of "
+            f"{shape[0]}x{shape[1]}; crop it as the policy's camera sees",
         )

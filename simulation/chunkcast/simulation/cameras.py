@@ -51,8 +51,8 @@ VIEWS: dict[str, _View] = {
     "gripper": _View("gripperPOV"),
 }
 """Views by what a command line calls them. ``corner2`` is the published protocols' one; ``corner2-close`` looks at its
-middle, where a puck has twice the pixels; ``gripper`` is carried by the hand. Any other name is a camera of MetaWorld's as
-it stands."""
+middle, where a puck has twice the pixels; ``gripper`` is carried by the hand. Any other name is a camera of MetaWorld's
+as it stands."""
 
 METAWORLD_CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
 

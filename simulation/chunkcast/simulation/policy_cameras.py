@@ -33,8 +33,8 @@ def policy_cameras(spec: pb.PolicySpec) -> tuple[Camera, ...]:
         camera, shape = entry.camera, list(entry.shape)
         if shape[0] != shape[1] or camera.rendering not in ("full", "fast") or len(camera.position) not in (0, 3):
             raise UnknownCamera(
-                f"{spec.name}: {entry.key} is {shape}, {camera.rendering!r}, at {list(camera.position)}; expected a square, "
-                "full or fast, and no position or three numbers"
+                f"{spec.name}: {entry.key} is {shape}, {camera.rendering!r}, at {list(camera.position)}; expected a "
+                "square, full or fast, and no position or three numbers"
             )
         position = (camera.position[0], camera.position[1], camera.position[2]) if camera.position else None
         cameras.append(

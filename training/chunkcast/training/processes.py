@@ -35,8 +35,8 @@ def worker_processes(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def starting_workers() -> Iterator[None]:
-    """Around the first submissions, which start the workers: these inherit what is blocked meanwhile. Ctrl-C goes to the
-    whole group of processes: it then interrupts neither a worker that just begins nor this one in the middle of it.
+    """Around the first submissions, which start the workers: these inherit what is blocked meanwhile. Ctrl-C goes to
+    the whole group of processes: it then interrupts neither a worker that just begins nor this one in the middle of it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -105,8 +105,8 @@ class TrainConfig:
     proprioception: int = 4
     """Entries of the state, the first ones, that a policy with cameras is shown: what the robot knows of itself."""
     image_encoder: str = "conv"
-    """What looks at the frames: a small convolutional network (conv), or any of timm's models by name, such as resnet18;
-    resnet18:scratch begins with random weights."""
+    """What looks at the frames: a small convolutional network (conv), or any of timm's models by name, such as
+    resnet18; resnet18:scratch begins with random weights."""
     image_features: int = 256
     """Numbers that it makes of a frame."""
     image_shift: int = 4
@@ -114,8 +114,8 @@ class TrainConfig:
     image_colour: float = 0.1
     """Share by which their brightness and each of their colours varies."""
     privileged_weight: float = 1.0
-    """Weight of what the image encoder learns beside: to tell from the frames where objects and goal are, as recorded. The
-    policy never sees it, and robots need not know it; 0 leaves it out, as where no such state was recorded."""
+    """Weight of what the image encoder learns beside: to tell from the frames where objects and goal are, as recorded.
+    The policy never sees it, and robots need not know it; 0 leaves it out, as where no such state was recorded."""
     noise_draws: int = 1
     """Chunks that are noised for each window: a frame is encoded once for all of them."""
     frame_memory_gb: float = 8.0

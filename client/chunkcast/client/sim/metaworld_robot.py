@@ -60,8 +60,8 @@ class MetaWorldRobot:
         return self.success or self.steps >= MAX_EPISODE_STEPS
 
     def observe(self) -> Observed:
-        """MetaWorld's 39 numbers (hand, gripper and objects at this tick and the one before, and the goal), or the first
-        of them; and each camera's picture, rendered when it is looked at.
+        """MetaWorld's 39 numbers (hand, gripper and objects at this tick and the one before, and the goal), or the
+        first of them; and each camera's picture, rendered when it is looked at.
         """
         state = self._observation[: self._state_entries].astype(np.float32)
         if self._eyes is None:

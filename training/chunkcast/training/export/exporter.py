@@ -7,13 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chunkcast.training.checkpoint import load_policy, read_checkpoint
+from chunkcast.training.checkpoint import Checkpoint, load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.bundle_writer import GRAPH_NAME, write_bundle
+from chunkcast.training.export.demonstrated import demonstrated_observations
 from chunkcast.training.export.health_graph import health_graph
 from chunkcast.training.export.parity import verify_parity
 from chunkcast.training.export.policy_graph import onnx_graph
 from chunkcast.training.export.specification import policy_spec
+from chunkcast.training.export.variants import (
+    BOUND,
+    CALIBRATION_FRAMES,
+    COMPARED_FRAMES,
+    Precision,
+    Variant,
+    compared,
+    smaller,
+)
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.v1 import policy_pb2 as pb
 
@@ -46,6 +56,8 @@ def export_bundle(
     version: str = "",
     description: str = "",
     overwrite: bool = False,
+    precision: Precision = "fp32",
+    data: Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Exported:
     """Export the averaged weights in ``file`` as one ONNX graph with the sampler inside, compared with torch first.
@@ -55,12 +67,15 @@ def export_bundle(
         out: the bundle's folder.
         name: the policy's.
         steps: evaluations a chunk; by default what the run was trained for.
+        precision: of the graph; other than fp32 it is compared with that on demonstrated observations.
+        data: the run's demonstrations, for that; by default where they were.
         version: by default the first 12 digits of the graph's SHA-256.
         on_stage: told what is being done.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         ExportError: more steps than the process has, the graph differs, or the folder may not be replaced.
+        DemonstrationsError: another precision was asked for, and the run's demonstrations cannot be read.
     """
     checkpoint = read_checkpoint(file)
     timesteps = checkpoint.policy_config.train_timesteps
@@ -78,6 +93,12 @@ def export_bundle(
     parity = verify_parity(graph, policy, scheduler)
     on_stage("exporting the health graph")
     second = health_graph(policy, training_noise_scheduler(checkpoint.policy_config), graph, GRAPH_NAME)
+    variant = None
+    if precision != "fp32":
+        on_stage(f"comparing {precision} with fp32")
+        variant = _variant(checkpoint, graph, precision, data)
+        graph = variant.graph
+        second = None  # its weights would be those in float32
     spec = policy_spec(
         checkpoint,
         hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -87,5 +108,16 @@ def export_bundle(
         parity=parity,
     )
     spec.version = version
+    if variant:
+        spec.variant.precision, spec.variant.bound = precision, BOUND
+        spec.variant.action_difference, spec.variant.observations = variant.difference, variant.observations
     write_bundle(out, graph, spec, overwrite=overwrite, health_graph=second)
     return Exported(spec, checkpoint.progress.epoch, parity, len(graph))
+
+
+def _variant(checkpoint: Checkpoint, graph: bytes, precision: Precision, data: Path | None) -> Variant:
+    calibration, held_out = demonstrated_observations(
+        checkpoint, data, calibrating=CALIBRATION_FRAMES, comparing=COMPARED_FRAMES
+    )
+    low, high = (checkpoint.tensors[f"ema.action_{bound}"].numpy() for bound in ("low", "high"))
+    return compared(graph, smaller(graph, precision, calibration), held_out, high - low, precision)

@@ -26,7 +26,9 @@ STATE_SPREAD = 2.0
 
 
 def random_images(config: PolicyConfig, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-    """Of each view uint8 ``[count, T, H, H, 3]``, with structure at every scale, as a scene has it and noise has not."""
+    """Of each view uint8 ``[count, T, H, H, 3]``, with structure at every scale, as a scene has it and noise has
+    not.
+    """
     size, views = config.image_size, []
     for _ in config.views:
         frames = torch.zeros(count * config.observation_steps, 3, size, size)

@@ -63,8 +63,8 @@ class OneEvaluation(nn.Module):
         next_signal_rate: torch.Tensor,
         next_noise_rate: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """``state [B, T, S]``, ``instruction [B, E]``, of each view ``images`` uint8 ``[B, T, H, H, 3]``, ``noise [B, H, A]``
-        -> actions ``[B, H, A]``, physical units.
+        """``state [B, T, S]``, ``instruction [B, E]``, of each view ``images`` uint8 ``[B, T, H, H, 3]``, ``noise [B,
+        H, A]`` -> actions ``[B, H, A]``, physical units.
 
         The first ``prefix_length`` (int64 ``[B]``) rows of ``prefix_actions [B, H, A]`` are the answer's first rows. Of
         a policy that continues none both are ``None``: the graph would ask one of them for the size of its batch.

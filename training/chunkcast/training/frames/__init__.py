@@ -1,1 +1,3 @@
-"""Camera frames of demonstrations: rendered from what was recorded, kept compressed beside the table, read as images."""
+"""Camera frames of demonstrations: rendered from what was recorded, kept compressed beside the table, read as
+images.
+"""

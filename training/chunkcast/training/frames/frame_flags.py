@@ -29,11 +29,11 @@ class FrameFlags:
     """Which frames to make."""
 
     frames: FramePreset = "none"
-    """Which camera frames to make too: none, fast (seen from near, drawn quickly), or published (as published policies on
-    MetaWorld see it: camera corner2, moved and turned, with shadows)."""
+    """Which camera frames to make too: none, fast (seen from near, drawn quickly), or published (as published policies
+    on MetaWorld see it: camera corner2, moved and turned, with shadows)."""
     cameras: tuple[str, ...] = ()
-    """Other views than the preset's: corner2, corner2-close (its middle, magnified), gripper (carried by the hand), or one
-    of MetaWorld's own cameras."""
+    """Other views than the preset's: corner2, corner2-close (its middle, magnified), gripper (carried by the hand), or
+    one of MetaWorld's own cameras."""
     image_size: int = 0
     """Height and width of a frame, pixels; 0 takes the preset's."""
     rendering: Quality | None = None

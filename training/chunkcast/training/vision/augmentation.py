@@ -24,8 +24,8 @@ def shifted(frames: torch.Tensor, most: int, generator: torch.Generator) -> torc
 
 
 def recoloured(frames: torch.Tensor, spread: float, generator: torch.Generator) -> torch.Tensor:
-    """``frames [B, T, H, W, 3]`` as float, 0 to 255: each window's brighter or darker, and each of its colours, by up to
-    ``spread`` as a share.
+    """``frames [B, T, H, W, 3]`` as float, 0 to 255: each window's brighter or darker, and each of its colours, by up
+    to ``spread`` as a share.
     """
     if not spread:
         return frames

@@ -61,7 +61,8 @@ class ConvolutionalEncoder(ImageEncoder):
     """A small residual network without normalisation layers, modulated by the instruction (FiLM, Perez et al. 2018).
 
     It is read in two ways: where each of ``KEYPOINTS`` features lies (a spatial softmax, Levine et al. 2016,
-    arXiv:1504.00702, section 5.1), which tells a small object's place to a fraction of a cell; and the last stage as it is.
+    arXiv:1504.00702, section 5.1), which tells a small object's place to a fraction of a cell; and the last stage as it
+    is.
 
     Args:
         size: of a frame, a multiple of 16.
@@ -151,7 +152,8 @@ class TimmEncoder(ImageEncoder):
         except Exception as error:  # whatever the download raises
             reason = str(error).splitlines()[0]
             raise TrainingError(
-                f"the weights of {model} cannot be had ({reason}); pass --image-encoder {model}:scratch to train without"
+                f"the weights of {model} cannot be had ({reason}); pass --image-encoder {model}:scratch to train "
+                "without"
             ) from None
         channels = self.backbone.num_features
         self.film = nn.Linear(instruction_size, 2 * channels)

@@ -20,8 +20,9 @@ MIN_SPREAD = 0.005
 def privileged_targets(
     demonstrations: Demonstrations, seen: int, episodes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """What the encoder is to tell of every row, float32 ``[N, P]``: each entry of the state that the policy does not see
-    at this tick, and the vectors between points, as deviations from their task's mean in standard deviations within tasks.
+    """What the encoder is to tell of every row, float32 ``[N, P]``: each entry of the state that the policy does not
+    see at this tick, and the vectors between points, as deviations from their task's mean in standard deviations within
+    tasks.
 
     Args:
         seen: entries of the state that the policy sees, the first ones.

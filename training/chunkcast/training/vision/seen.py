@@ -20,13 +20,19 @@ from chunkcast.training.windows import Seen
 
 
 def what_is_seen(
-    config: TrainConfig, demonstrations: Demonstrations, episodes: npt.NDArray[np.int64], device: torch.device
+    config: TrainConfig,
+    demonstrations: Demonstrations,
+    episodes: npt.NDArray[np.int64],
+    device: torch.device,
+    *,
+    held: bool = True,
 ) -> Seen | None:
     """The frames and the part of the state that are shown; ``None`` for a policy of states.
 
     Args:
         episodes: those that are trained on.
         device: where decoded frames are held.
+        held: whether to hold them decoded, where there is room.
 
     Raises:
         DemonstrationsError: there are no frames of these views, or fewer entries in the state.
@@ -35,7 +41,8 @@ def what_is_seen(
         return None
     if demonstrations.states.shape[1] < config.proprioception:
         raise DemonstrationsError(
-            f"--proprioception is {config.proprioception}, the recorded state has {demonstrations.states.shape[1]} entries"
+            f"--proprioception is {config.proprioception}, the recorded state has "
+            f"{demonstrations.states.shape[1]} entries"
         )
     compressed = read_frames(config.data, demonstrations.sha256, demonstrations.episode_index)
     if config.observation_steps > 1 and compressed.settings.every > 1:
@@ -43,7 +50,7 @@ def what_is_seen(
             f"--observation-steps is {config.observation_steps}, the frames are of every {compressed.settings.every}. "
             "tick; render every tick (chunkcast-render --every 1 --overwrite)"
         )
-    room = int(config.frame_memory_gb * 1e9)
+    room = int(config.frame_memory_gb * 1e9) if held else 0
     frames = FrameTensors(compressed, config.cameras, len(demonstrations.states), device, room)
     told = privileged_targets(demonstrations, config.proprioception, episodes) if config.privileged_weight else None
     return Seen(config.proprioception, frames, told)

@@ -1,0 +1,145 @@
+"""A bundle's graph in smaller numbers: int8 image encoders for processors, fp16 for GPUs.
+
+A variant is compared with the graph in float32 on demonstrated observations, and is not written if its actions differ
+by more than ``BOUND``. That bounds what a robot would notice in one chunk; whether it succeeds as often is measured
+through the server, as of any policy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkcast.training.errors import ExportError
+from chunkcast.training.export.policy_graph import ACTIONS_OUTPUT
+
+Precision = Literal["fp32", "int8", "fp16"]
+
+BOUND = 0.03
+"""Root mean square of the actions' difference, as a share of each action's range. Noise of ten times as much on
+executed actions is what demonstrations are collected with."""
+
+CALIBRATION_FRAMES = 256
+COMPARED_FRAMES = 256
+
+QUANTISED_WEIGHTS = "policy.image_encoders."
+"""What these weights multiply is computed in int8: nearly all of a chunk's time. What decides the actions' last digits
+is not."""
+
+Feeds = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A graph in smaller numbers, and how far its actions are from the original's.
+
+    Attributes:
+        graph: the serialised ONNX model.
+        difference: root mean square, as a share of the actions' range.
+        observations: that were compared.
+    """
+
+    graph: bytes
+    difference: float
+    observations: int
+
+
+def smaller(graph: bytes, precision: Precision, calibration: Sequence[Feeds]) -> bytes:
+    """``graph`` in ``precision``.
+
+    Args:
+        calibration: observations that the ranges of activations are taken from, as the graph's inputs.
+
+    Raises:
+        ExportError: there is nothing in it that could be smaller.
+    """
+    return _half(graph) if precision == "fp16" else _quantised(graph, calibration)
+
+
+def compared(
+    graph: bytes, variant: bytes, observations: Sequence[Feeds], span: npt.NDArray[np.float32], precision: Precision
+) -> Variant:
+    """``variant``, if its actions are within ``BOUND`` of those of ``graph``.
+
+    Args:
+        observations: other ones than it was calibrated on.
+        span: ``[A]``, each action's range.
+
+    Raises:
+        ExportError: they differ by more.
+    """
+    sessions = [_session(each) for each in (graph, variant)]
+    squared = []
+    for feeds in observations:
+        original, smaller_one = (session.run([ACTIONS_OUTPUT], feeds)[0] for session in sessions)
+        squared.append((((smaller_one - original) / span) ** 2).mean())
+    difference = float(np.sqrt(np.mean(squared)))
+    count = sum(len(next(iter(feeds.values()))) for feeds in observations)
+    if not difference <= BOUND:
+        raise ExportError(
+            f"the {precision} graph's actions differ from those in float32 by {difference:.3g} of their range (root "
+            f"mean square of {count} demonstrated observations), expected at most {BOUND:g}; no bundle was written"
+        )
+    return Variant(variant, difference, count)
+
+
+def _half(graph: bytes) -> bytes:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    # Inputs and outputs stay what the specification says they are.
+    model = convert_float_to_float16(onnx.load_from_string(graph), keep_io_types=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _quantised(graph: bytes, calibration: Sequence[Feeds]) -> bytes:
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+
+    model = onnx.load_from_string(graph)
+    weights = {each.name for each in model.graph.initializer if each.name.startswith(QUANTISED_WEIGHTS)}
+    nodes = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul") and weights.intersection(node.input)
+    ]
+    if not nodes:
+        raise ExportError("the policy has no image encoder, which alone is computed in int8; leave --precision out")
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds: Iterator[Feeds] = iter(calibration)
+
+        def get_next(self) -> Feeds | None:
+            return next(self._feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        file, smaller_file = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        file.write_bytes(graph)
+        quantize_static(
+            file,
+            smaller_file,
+            Reader(),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": 99.99},
+        )
+        content = onnx.load(smaller_file)
+    return bytes(content.SerializeToString(deterministic=True))
+
+
+def _session(graph: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
