@@ -145,7 +145,10 @@ def test_rows_and_columns_stay_where_they_are() -> None:
 def test_history_is_of_pictures_too_and_the_time_of_decoding_is_told(server: PrivateServer) -> None:
     with PolicyClient(server.address, image_quality=95) as client, client.stream() as stream:
         for step, level in enumerate((10, 20, 30)):
-            observation = {STATE_KEY: np.zeros(STATE_SIZE, np.float32), EYE: picture(colour=(level, level, level))}
+            observation: dict[str, npt.NDArray[Any]] = {
+                STATE_KEY: np.zeros(STATE_SIZE, np.float32),
+                EYE: picture(colour=(level, level, level)),
+            }
             chunk = stream.request(observation, episode_id="e", step=step, instruction="left")
         assert chunk.actions[:, 0] == pytest.approx([10, 20, 30], abs=2)
         assert chunk.decode_seconds > 0.0

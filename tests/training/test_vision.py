@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,15 +101,10 @@ def test_what_is_told_beside_is_where_things_are_within_their_task(frames_folder
 
 def test_training_on_pictures_is_reproducible_and_resumable(seeing_run: Path, frames_folder: Path) -> None:
     facts = read_checkpoint(seeing_run / LAST_CHECKPOINT).run
-    config = TrainConfig(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in facts["config"].items()
-            if name not in ("data", "out")
-        },
-        data=frames_folder,
-        out=seeing_run,
-    )
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in facts["config"].items()
+    }
+    config = TrainConfig(**{**settings, "data": frames_folder, "out": seeing_run})
     trainer = Trainer(
         replace(config, resume=True), read_demonstrations(frames_folder), torch.device("cpu"), facts["bf16"]
     )

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from chunkcast.client.wire import require_quality
 from chunkcast.v1 import policy_pb2 as pb
 
 Overlap = Literal["replace", "ensemble", "real-time-chunking"]
@@ -69,10 +70,7 @@ def require_fits(
     Raises:
         ValueError: it does not fit.
     """
-    if not 1 <= (config.image_quality or 1) <= 100 or config.image_quality == 0:
-        raise ValueError(
-            f"image_quality is {config.image_quality}, expected 1 to 100, or None for pictures as they are"
-        )
+    require_quality(config.image_quality)
     action = spec.action
     if not 1 <= execute_steps <= action.horizon:
         raise ValueError(

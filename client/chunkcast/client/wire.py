@@ -153,8 +153,8 @@ def encode_observation(
     """An observation as a message.
 
     Args:
-        image_quality: sends pictures (uint8 ``[height, width, 3]``) as JPEG of this quality, 1 to 100; left out, as they
-            are.
+        image_quality: sends pictures (uint8 ``[height, width, 3]``) as JPEG of this quality, 1 to 100; left out, as
+            they are.
 
     Raises:
         ValueError: the episode's id is too long, or the step or seed not of 64 bits.
@@ -177,6 +177,16 @@ def encode_observation(
     )
 
 
+def require_quality(quality: int | None) -> None:
+    """Refuse a quality that JPEG has not.
+
+    Raises:
+        ValueError: it is none; the message says what is expected.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise ValueError(f"image_quality is {quality}, expected 1 to 100, or None to send pictures as they are")
+
+
 def jpeg_images(observation: Observation, quality: int) -> dict[str, pb.Image]:
     """The observation's pictures (uint8 ``[height, width, 3]``) as JPEG, with full colour resolution.
 
@@ -184,8 +194,7 @@ def jpeg_images(observation: Observation, quality: int) -> dict[str, pb.Image]:
         ValueError: the quality is none.
         ModuleNotFoundError: Pillow is not installed (the extra ``images``).
     """
-    if not 1 <= quality <= 100:
-        raise ValueError(f"image_quality is {quality}, expected 1 to 100")
+    require_quality(quality)
     from PIL import Image  # a robot without cameras needs none
 
     images = {}

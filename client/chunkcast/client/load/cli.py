@@ -50,6 +50,8 @@ class LoadConfig:
     it has its chunk (closed loop)."""
     deadline_ms: float = 50.0
     """Report the share of observations that got no chunk within this time."""
+    image_quality: int | None = None
+    """Send cameras' pictures as JPEG of this quality, 1 to 100; by default as they are."""
     server_flags: str = ""
     """Further flags for the private server, such as --server-flags="--max-batch 16 --max-delay-ms 2"."""
     threads: int = 1
@@ -68,6 +70,8 @@ class LoadConfig:
                 f"--streams is {self.streams}, --seconds {self.seconds} and --warm-up {self.warm_up}, expected at "
                 "least 1, above 0 and 0 or more"
             )
+        if self.image_quality is not None and not 1 <= self.image_quality <= 100:
+            raise BadFlag(f"--image-quality must lie in [1, 100], got {self.image_quality}")
         if not 0.0 < self.deadline_ms < math.inf:
             raise BadFlag(f"--deadline-ms is {self.deadline_ms}, expected above 0")
         if self.rate is not None and not 0.0 < self.rate <= 10_000.0:
@@ -175,6 +179,7 @@ def _load(
                 warm_up=config.warm_up,
                 seconds=config.seconds,
                 rate_hz=config.rate,
+                image_quality=config.image_quality,
             )
         )
         with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console) as bars:
@@ -225,6 +230,11 @@ def _summarize(config: LoadConfig, policy: str, version: str, measured: Measured
         "chunks": chunks,
         "chunks_per_second": round(chunks / measured.seconds, 1),
         "latency_ms": {f"p{p:g}": round(float(np.percentile(milliseconds, p)), 3) for p in PERCENTILES},
+        "stages_ms": {
+            stage: {f"p{p}": round(float(np.percentile(values, p)) * 1e3, 3) for p in (50, 90, 99)}
+            for stage, values in measured.stages.items()
+        },
+        "image_quality": config.image_quality,
         "observations": measured.sent,
         "outcomes": dict(measured.outcomes),
         "deadline_ms": config.deadline_ms,

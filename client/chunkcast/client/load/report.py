@@ -24,7 +24,13 @@ def print_report(summary: dict[str, Any]) -> None:
         times = [f"{bare[f'p{p}_ms']:.2f}" for p in (50, 90, 99)]
         table.add_row(f"bare run, batch {size}", f"{bare['chunks_per_second']:.0f}", *times, "")
     console.print(table)
-    lines = []
+    lines = [
+        "of the server's time, p50/p90/p99 ms: "
+        + ", ".join(
+            f"{stage} {times['p50']:.2f}/{times['p90']:.2f}/{times['p99']:.2f}"
+            for stage, times in summary["stages_ms"].items()
+        )
+    ]
     if ratio := summary.get("ratio"):
         lines.append(f"ratio to the bare run: latency {ratio['latency']:.2f}, throughput {ratio['throughput']:.2f}")
     batch, cpu = summary["batch_size"], summary["cpu_ms_per_chunk"]

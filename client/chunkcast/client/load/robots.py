@@ -28,6 +28,13 @@ ANSWER_SECONDS = 30.0
 """A chunk that takes longer will not come."""
 
 
+STAGES = ("queue", "preprocess", "decode", "inference", "postprocess", "total")
+"""Of a chunk, as the server times them; decode is a part of preprocess."""
+
+COARSE = 8
+"""Cells to a side of a made-up picture: it compresses as a scene does, where noise would not."""
+
+
 @dataclass
 class Measured:
     """What the robots saw.
@@ -36,6 +43,7 @@ class Measured:
         latency: seconds of each chunk.
         batch_sizes: observations computed together, of each chunk.
         outcomes: answers by kind: ``chunk``, ``dropped``, or the error code in lower case.
+        stages: seconds that the server spent on each chunk, by stage.
         sent: observations.
         seconds: how long was measured.
     """
@@ -45,6 +53,7 @@ class Measured:
     outcomes: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     seconds: float = 0.0
+    stages: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
 
     def count(self, response: pb.StreamActionsResponse, seconds: float) -> None:
         """Count one answer."""
@@ -52,13 +61,22 @@ class Measured:
         if kind == "chunk":
             self.latency.append(seconds)
             self.batch_sizes.append(response.chunk.batch_size)
+            for stage, values in self.stages.items():
+                values.append(getattr(response.chunk.timings, stage))
         elif kind == "error":
             kind = pb.ErrorCode.Name(response.error.code).removeprefix("ERROR_CODE_").lower()
         self.outcomes[str(kind)] += 1
 
 
 async def drive(
-    target: str, spec: pb.PolicySpec, *, streams: int, warm_up: float, seconds: float, rate_hz: float | None
+    target: str,
+    spec: pb.PolicySpec,
+    *,
+    streams: int,
+    warm_up: float,
+    seconds: float,
+    rate_hz: float | None,
+    image_quality: int | None = None,
 ) -> Measured:
     """Let ``streams`` robots ask for ``warm_up`` seconds, which are not counted, and then for ``seconds``.
 
@@ -66,6 +84,7 @@ async def drive(
         target: HOST:PORT of the server.
         spec: of the policy that they play.
         rate_hz: observations per second and robot; ``None`` for a closed loop.
+        image_quality: of the JPEGs that pictures are sent as; ``None`` sends them as they are.
 
     Raises:
         ChunkcastError: a stream could not be opened, or broke.
@@ -77,7 +96,17 @@ async def drive(
     started = time.perf_counter()
     phases = _Phases(started + warm_up, started + warm_up + seconds)
     try:
-        robots = [_Robot(channels[index % len(channels)], spec, index, phases, measured) for index in range(streams)]
+        robots = [
+            _Robot(
+                channels[index % len(channels)],
+                pb.OpenStream(policy=spec.name, robot_id=f"load-{index}"),
+                pb.StreamActionsRequest(observation=_observation(spec, index, image_quality)),
+                index,
+                phases,
+                measured,
+            )
+            for index in range(streams)
+        ]
         loops = (robot.closed_loop() if rate_hz is None else robot.open_loop(rate_hz, streams) for robot in robots)
         async with asyncio.timeout(warm_up + seconds + ANSWER_SECONDS):
             await asyncio.gather(*loops)
@@ -104,12 +133,17 @@ class _Phases:
 
 class _Robot:
     def __init__(
-        self, channel: grpc.aio.Channel, spec: pb.PolicySpec, index: int, phases: _Phases, measured: Measured
+        self,
+        channel: grpc.aio.Channel,
+        opening: pb.OpenStream,
+        message: pb.StreamActionsRequest,
+        index: int,
+        phases: _Phases,
+        measured: Measured,
     ) -> None:
         stub: Any = pb_grpc.PolicyServiceStub(channel)
         self._call = stub.StreamActions()
-        self._opening = pb.OpenStream(policy=spec.name, robot_id=f"load-{index}")
-        self._message = pb.StreamActionsRequest(observation=_observation(spec, index))
+        self._opening, self._message = opening, message
         self._index, self._phases, self._measured = index, phases, measured
 
     async def closed_loop(self) -> None:
@@ -169,12 +203,15 @@ class _Robot:
         return answer
 
 
-def _observation(spec: pb.PolicySpec, seed: int) -> pb.Observation:
+def _observation(spec: pb.PolicySpec, seed: int, image_quality: int | None) -> pb.Observation:
     """Something between the least and the greatest that was seen in training, another for each robot."""
     generator = np.random.default_rng(seed)
     arrays: dict[str, Any] = {}
     for entry in spec.observations:
         unit = generator.random(tuple(entry.shape))
+        if entry.HasField("camera"):
+            cells = [np.arange(size) * COARSE // size for size in entry.shape[:2]]
+            unit = generator.random((COARSE, COARSE, 3))[np.ix_(*cells)]
         if entry.elements and len(entry.elements) == unit.size:
             low = np.array([element.training_min for element in entry.elements]).reshape(unit.shape)
             high = np.array([element.training_max for element in entry.elements]).reshape(unit.shape)
@@ -183,4 +220,4 @@ def _observation(spec: pb.PolicySpec, seed: int) -> pb.Observation:
             unit = unit * 255
         arrays[entry.key] = unit.astype(DTYPES[entry.dtype])
     instruction = spec.instructions[seed % len(spec.instructions)].text if spec.instructions else ""
-    return encode_observation(arrays, episode_id=f"load-{seed}", instruction=instruction)
+    return encode_observation(arrays, episode_id=f"load-{seed}", instruction=instruction, image_quality=image_quality)

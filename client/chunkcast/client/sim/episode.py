@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from chunkcast.client import ActionChunk, ChunkPlayer, ObservationError, PlaybackConfig, PolicyClient
+from chunkcast.client.sim.captions import captioned
 from chunkcast.client.sim.episode_health import EpisodeHealth, episode_health
 from chunkcast.client.sim.faults import Fault, FaultyRobot
 from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
@@ -146,7 +147,15 @@ class SimulatedRobot:
                 jumps.append(float(np.linalg.norm(action - last)))
             last = action
             if job.video and robot.steps % FRAME_EVERY == 0:
-                frames.append(robot.render(FRAME_SIZE))
+                frames.append(
+                    captioned(
+                        robot.render(FRAME_SIZE),
+                        title=job.task,
+                        seconds=self._seconds[-1] if self._seconds else None,
+                        health=self._chunks[-1].health if self._chunks else None,
+                        solved=robot.success,
+                    )
+                )
         self._client.report_episode(
             policy=self._player.spec.name,
             policy_version=self._chunks[-1].policy_version if self._chunks else "",

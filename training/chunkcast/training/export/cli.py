@@ -86,9 +86,10 @@ def export_command(config: ExportConfig) -> None:
         f"{exported.parity:.1e}"
     )
     if spec.HasField("variant"):
+        variant = spec.variant
         print(
-            f"{spec.variant.precision}: actions differ from those in fp32 by {spec.variant.action_difference:.2%} of their "
-            f"range (root mean square of {spec.variant.observations} observations; at most {spec.variant.bound:.0%})"
+            f"{variant.precision}: actions differ from those in fp32 by {variant.action_difference:.2%} of their range "
+            f"(root mean square of {variant.observations} observations; at most {variant.bound:.0%})"
         )
     for finding in spec.training.findings:
         if finding.severity != pb.FINDING_SEVERITY_INFO:

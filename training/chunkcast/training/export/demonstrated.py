@@ -45,7 +45,9 @@ def demonstrated_observations(
     facts = {**checkpoint.run["config"], "data": data or Path(checkpoint.run["config"]["data"])}
     # Settings that a run had are this version's, or have a default.
     known = {field.name for field in fields(TrainConfig)}
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
+    }
     config = TrainConfig(**{name: value for name, value in settings.items() if name in known and value is not None})
     demonstrations = read_demonstrations(config.data)
     if demonstrations.sha256 != checkpoint.run["data_sha256"]:

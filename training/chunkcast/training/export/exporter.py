@@ -92,7 +92,7 @@ def export_bundle(
     on_stage("comparing with torch")
     parity = verify_parity(graph, policy, scheduler)
     on_stage("exporting the health graph")
-    second = health_graph(policy, training_noise_scheduler(checkpoint.policy_config), graph, GRAPH_NAME)
+    second: bytes | None = health_graph(policy, training_noise_scheduler(checkpoint.policy_config), graph, GRAPH_NAME)
     variant = None
     if precision != "fp32":
         on_stage(f"comparing {precision} with fp32")
