@@ -100,7 +100,7 @@ async def drive(
             _Robot(
                 channels[index % len(channels)],
                 pb.OpenStream(policy=spec.name, robot_id=f"load-{index}"),
-                pb.StreamActionsRequest(observation=_observation(spec, index, image_quality)),
+                pb.StreamActionsRequest(observation=made_observation(spec, index, image_quality)),
                 index,
                 phases,
                 measured,
@@ -203,7 +203,7 @@ class _Robot:
         return answer
 
 
-def _observation(spec: pb.PolicySpec, seed: int, image_quality: int | None) -> pb.Observation:
+def made_observation(spec: pb.PolicySpec, seed: int, image_quality: int | None) -> pb.Observation:
     """Something between the least and the greatest that was seen in training, another for each robot."""
     generator = np.random.default_rng(seed)
     arrays: dict[str, Any] = {}

@@ -24,12 +24,13 @@ def occluded(picture: Picture, share: float, at: npt.NDArray[np.float64]) -> Pic
 
 def darkened(picture: Picture, share: float) -> Picture:
     """``picture`` with ``share`` of its light; above 1 it is overexposed."""
-    return np.clip(picture.astype(np.float32) * share, 0.0, 255.0).astype(np.uint8)
+    lit: Picture = np.clip(picture.astype(np.float32) * share, 0.0, 255.0).astype(np.uint8)
+    return lit
 
 
 def blurred(picture: Picture, radius: float) -> Picture:
     """``picture`` out of focus: a Gaussian of so many pixels' standard deviation."""
     from scipy.ndimage import gaussian_filter
 
-    smoothed: Picture = gaussian_filter(picture.astype(np.float32), (radius, radius, 0.0))
-    return smoothed.astype(np.uint8)
+    smoothed: Picture = gaussian_filter(picture.astype(np.float32), (radius, radius, 0.0)).astype(np.uint8)
+    return smoothed

@@ -1,4 +1,4 @@
-"""Demonstrated observations as a graph's inputs: what a variant is calibrated on and compared with."""
+"""Demonstrated observations and chunks as a graph's inputs: what a variant is calibrated on and compared with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from chunkcast.training.checkpoint import Checkpoint
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.policy_graph import (
+    ACTIONS_INPUT,
     INSTRUCTION_INPUT,
     NOISE_INPUT,
     PREFIX_ACTIONS_INPUT,
@@ -79,6 +80,7 @@ def _feeds(checkpoint: Checkpoint, batch: Any, generator: torch.Generator) -> Fe
         STATE_INPUT: batch.state.numpy(),
         INSTRUCTION_INPUT: batch.instruction.numpy(),
         NOISE_INPUT: torch.randn(shape, generator=generator).numpy(),
+        ACTIONS_INPUT: batch.actions.numpy(),
         **{name: view.numpy() for name, view in zip(image_inputs(config), batch.images, strict=True)},
     }
     if config.max_committed_steps:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from chunkcast.training.checkpoint import Checkpoint, load_policy, read_checkpoint
+from chunkcast.training.checkpoint import load_policy, read_checkpoint
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.bundle_writer import GRAPH_NAME, write_bundle
 from chunkcast.training.export.demonstrated import demonstrated_observations
@@ -20,7 +21,6 @@ from chunkcast.training.export.variants import (
     CALIBRATION_FRAMES,
     COMPARED_FRAMES,
     Precision,
-    Variant,
     compared,
     smaller,
 )
@@ -91,14 +91,19 @@ def export_bundle(
     graph = onnx_graph(policy, scheduler)
     on_stage("comparing with torch")
     parity = verify_parity(graph, policy, scheduler)
-    on_stage("exporting the health graph")
-    second: bytes | None = health_graph(policy, training_noise_scheduler(checkpoint.policy_config), graph, GRAPH_NAME)
-    variant = None
+    variant, smaller_graph = None, None
     if precision != "fp32":
         on_stage(f"comparing {precision} with fp32")
-        variant = _variant(checkpoint, graph, precision, data)
+        calibration, held_out = demonstrated_observations(
+            checkpoint, data, calibrating=CALIBRATION_FRAMES, comparing=COMPARED_FRAMES
+        )
+        smaller_graph = partial(smaller, precision=precision, calibration=calibration)
+        span = (policy.action_high - policy.action_low).numpy()
+        variant = compared(graph, smaller_graph(graph), held_out, span, precision)
         graph = variant.graph
-        second = None  # its weights would be those in float32
+    on_stage("exporting the health graph")
+    noise_scheduler = training_noise_scheduler(checkpoint.policy_config)
+    second = health_graph(policy, noise_scheduler, graph, GRAPH_NAME, smaller_graph)
     spec = policy_spec(
         checkpoint,
         hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -113,11 +118,3 @@ def export_bundle(
         spec.variant.action_difference, spec.variant.observations = variant.difference, variant.observations
     write_bundle(out, graph, spec, overwrite=overwrite, health_graph=second)
     return Exported(spec, checkpoint.progress.epoch, parity, len(graph))
-
-
-def _variant(checkpoint: Checkpoint, graph: bytes, precision: Precision, data: Path | None) -> Variant:
-    calibration, held_out = demonstrated_observations(
-        checkpoint, data, calibrating=CALIBRATION_FRAMES, comparing=COMPARED_FRAMES
-    )
-    low, high = (checkpoint.tensors[f"ema.action_{bound}"].numpy() for bound in ("low", "high"))
-    return compared(graph, smaller(graph, precision, calibration), held_out, high - low, precision)

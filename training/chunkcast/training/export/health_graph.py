@@ -7,6 +7,8 @@ their places in that file (ONNX external data), so that it is small and cannot d
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,16 @@ from torch import nn
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.parity import random_images
 from chunkcast.training.export.policy_graph import (
+    ACTIONS_INPUT,
     INSTRUCTION_INPUT,
     OBSERVED,
     STATE_INPUT,
     image_inputs,
     observed_example,
 )
-from chunkcast.training.export.tracing import traced_graph
+from chunkcast.training.export.tracing import WEIGHT_PREFIX, traced_graph
 from chunkcast.training.policy import DiffusionPolicy
 
-ACTIONS_INPUT = "actions"
 LOSS_OUTPUT = "denoising_loss"
 EMBEDDING_OUTPUT = "embedding"
 
@@ -94,30 +96,40 @@ class HealthGraph(nn.Module):
         return loss, encoded
 
 
-def health_graph(policy: DiffusionPolicy, noise_scheduler: Any, policy_graph: bytes, policy_file: str) -> bytes:
+def health_graph(
+    policy: DiffusionPolicy,
+    noise_scheduler: Any,
+    policy_graph: bytes,
+    policy_file: str,
+    smaller: Callable[[bytes], bytes] | None = None,
+) -> bytes:
     """The serialised ONNX model, whose weights lie in ``policy_graph``.
 
     Args:
         policy_graph: the content of the bundle's policy graph.
         policy_file: its name in the bundle.
+        smaller: makes of the graph in float32 what ``policy_graph`` was made of its own.
 
     Raises:
         ExportError: a weight is not in ``policy_graph``, or the graph differs from torch.
     """
+    import onnx
+
     config = policy.config
     module = HealthGraph(policy, noise_scheduler).eval()
     example = (*observed_example(config).values(), torch.zeros(2, config.horizon, config.action_size))
     names = [*OBSERVED, *image_inputs(config), ACTIONS_INPUT]
     model = traced_graph(module, example, names, [LOSS_OUTPUT, EMBEDDING_OUTPUT])
-    weights = [each for each in model.graph.initializer if each.name.startswith("policy.")]
-    for tensor in weights:
-        if len(tensor.raw_data) < SHARED_BYTES:
+    if smaller:
+        model = onnx.load_from_string(smaller(bytes(model.SerializeToString())))
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) < SHARED_BYTES or not tensor.name.startswith(WEIGHT_PREFIX):
             continue
         if tensor.raw_data not in policy_graph:
             raise ExportError(f"{tensor.name} is not in {policy_file} as it is here: it was made of another policy")
         _share(tensor, policy_graph, policy_file)
     graph = bytes(model.SerializeToString(deterministic=True))
-    _verify(graph, module, policy_graph, policy_file)
+    _verify(graph, module, policy_graph, policy_file, tolerance=math.inf if smaller else TOLERANCE)
     return graph
 
 
@@ -132,7 +144,7 @@ def _share(tensor: Any, policy_graph: bytes, policy_file: str) -> None:
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _verify(graph: bytes, module: HealthGraph, policy_graph: bytes, policy_file: str) -> None:
+def _verify(graph: bytes, module: HealthGraph, policy_graph: bytes, policy_file: str, *, tolerance: float) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -156,8 +168,8 @@ def _verify(graph: bytes, module: HealthGraph, policy_graph: bytes, policy_file:
         (LOSS_OUTPUT, EMBEDDING_OUTPUT), session.run([LOSS_OUTPUT, EMBEDDING_OUTPUT], feeds), expected, strict=True
     ):
         difference = float(np.max(np.abs(mine - theirs) / (1.0 + np.abs(theirs))))
-        if not difference <= TOLERANCE:
+        if not (difference <= tolerance and math.isfinite(difference)):
             raise ExportError(
-                f"the health graph's {name} differs from torch by {difference:.3g}, expected at most {TOLERANCE:g}; no "
+                f"the health graph's {name} differs from torch by {difference:.3g}, expected at most {tolerance:g}; no "
                 "bundle was written"
             )

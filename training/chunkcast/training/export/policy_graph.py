@@ -28,6 +28,8 @@ NOISE_INPUT = "noise"
 PREFIX_ACTIONS_INPUT = "prefix_actions"
 PREFIX_LENGTH_INPUT = "prefix_length"
 ACTIONS_OUTPUT = "actions"
+ACTIONS_INPUT = "actions"
+"""Of the health graph, which is asked about a chunk."""
 
 LOOP = Loop(given="chunk", result="result", first="first_chunk", next="next_chunk", last="clean_chunk")
 TIMESTEP = "timestep"

@@ -7,8 +7,11 @@ through the server, as of any policy.
 
 from __future__ import annotations
 
+import io
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +80,7 @@ def compared(
     sessions = [_session(each) for each in (graph, variant)]
     squared = []
     for feeds in observations:
-        original, smaller_one = (session.run([ACTIONS_OUTPUT], feeds)[0] for session in sessions)
+        original, smaller_one = (_actions(session, feeds) for session in sessions)
         squared.append((((smaller_one - original) / span) ** 2).mean())
     difference = float(np.sqrt(np.mean(squared)))
     count = sum(len(next(iter(feeds.values()))) for feeds in observations)
@@ -87,6 +90,12 @@ def compared(
             f"mean square of {count} demonstrated observations), expected at most {BOUND:g}; no bundle was written"
         )
     return Variant(variant, difference, count)
+
+
+def _actions(session: Any, feeds: Feeds) -> npt.NDArray[np.float32]:
+    names = [each.name for each in session.get_inputs()]
+    actions: npt.NDArray[np.float32] = session.run([ACTIONS_OUTPUT], {name: feeds[name] for name in names})[0]
+    return actions
 
 
 def _half(graph: bytes) -> bytes:
@@ -112,29 +121,44 @@ def _quantised(graph: bytes, calibration: Sequence[Feeds]) -> bytes:
     if not nodes:
         raise ExportError("the policy has no image encoder, which alone is computed in int8; leave --precision out")
 
+    inputs = [each.name for each in model.graph.input]
+
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._feeds: Iterator[Feeds] = iter(calibration)
 
         def get_next(self) -> Feeds | None:
-            return next(self._feeds, None)
+            feeds = next(self._feeds, None)
+            return feeds and {name: feeds[name] for name in inputs}
 
     with tempfile.TemporaryDirectory() as folder:
         file, smaller_file = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         file.write_bytes(graph)
-        quantize_static(
-            file,
-            smaller_file,
-            Reader(),
-            nodes_to_quantize=nodes,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": 99.99},
-        )
+        with _quiet():
+            quantize_static(
+                file,
+                smaller_file,
+                Reader(),
+                nodes_to_quantize=nodes,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.Percentile,
+                extra_options={"CalibPercentile": 99.99},
+            )
         content = onnx.load(smaller_file)
     return bytes(content.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Onnxruntime's quantiser prints its settings, and advises what torch's exporter has done already."""
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _session(graph: bytes) -> Any:
