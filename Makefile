@@ -15,13 +15,17 @@ EPISODES ?= 20
 ENCODER := policies/text-encoders/all-minilm-l6-v2
 INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
-.PHONY: help demo test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder clean
+.PHONY: help demo demo-rgb bench-rgb policy-rgb evaluate-rgb test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 demo: $(VENV)/.demo ## install (no torch), serve the shipped policy, play MetaWorld against it over gRPC; TASKS="hammer reach"
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --tasks "$(TASKS)" --episodes $(EPISODES) --metrics
+
+demo-rgb: $(VENV)/.demo ## the same with the policy that sees: frames are rendered here (needs libosmesa6, or a GPU's EGL)
+	@ldconfig -p | grep -qE 'libOSMesa|libEGL' || { echo "no GL library: run apt-get install libosmesa6"; exit 2; }
+	$(BIN)/chunkcast-sim --bundle policies/metaworld-six-rgb --episodes $(EPISODES) --metrics --video videos
 
 test: lint types pytest ## lint, types, tests
 
@@ -73,6 +77,12 @@ health-cost: $(VENV)/.dev ## throughput with and without judging health, 32 robo
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
+evaluate-rgb: $(VENV)/.demo ## 20 episodes of each of the six tasks, seen
+	$(BIN)/chunkcast-sim --bundle policies/metaworld-six-rgb --json docs/results/metaworld-six-rgb.json
+
+bench-rgb: $(VENV)/.dev ## serving pictures: one robot, and eight at 5 Hz, raw and JPEG (5 min)
+	$(BIN)/python -m benchmarks.pictures $(ARGS)
+
 evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by instruction and by sentences held out (9 min)
 	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --json docs/results/metaworld-mt50.json
 	$(BIN)/chunkcast-sim --bundle policies/metaworld-mt50 --instructions $(INSTRUCTIONS) --json docs/results/metaworld-mt50-held-out.json
@@ -81,6 +91,12 @@ policy: data/six/manifest.json ## collect, train and export a policy of the six 
 	rm -rf runs/six
 	$(BIN)/chunkcast-train --data data/six --out runs/six
 	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six --overwrite
+
+policy-rgb: data/six-rgb/frames/manifest.json ## the shipped policy that sees anew (under an hour)
+	rm -rf runs/six-rgb
+	$(BIN)/chunkcast-train --data data/six-rgb --out runs/six-rgb --cameras corner2-close --epochs 16
+	$(BIN)/chunkcast-export --run runs/six-rgb --out bundles/metaworld-six-rgb --steps 1 --precision int8 --overwrite
+	$(BIN)/chunkcast-health monitor bundles/metaworld-six-rgb
 
 policy-mt50: data/mt50/manifest.json ## the shipped policy of the fifty tasks anew (20 min)
 	rm -rf runs/mt50
@@ -92,6 +108,9 @@ policy-mt50: data/mt50/manifest.json ## the shipped policy of the fifty tasks an
 # The manifest is written last: a collection that was interrupted is begun again.
 data/six/manifest.json: | $(VENV)/.dev
 	$(BIN)/chunkcast-collect --out $(@D)
+
+data/six-rgb/frames/manifest.json: | $(VENV)/.dev
+	$(BIN)/chunkcast-collect --out data/six-rgb --episodes 50 --frames fast --overwrite
 
 data/mt50/manifest.json: | $(VENV)/.dev
 	$(BIN)/chunkcast-collect --out $(@D) --tasks mt50 --episodes 50
