@@ -56,7 +56,7 @@ def frames_folder(demonstrations_folder: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("frames") / "two"
     shutil.copytree(demonstrations_folder, folder)
     # A process of its own: here mujoco was imported without a GL library.
-    flags = ("--cameras", "corner2-close", "gripper", "--image-size", "32", "--every", "2", "--workers", "2")
+    flags = ("--cameras", "corner2-close", "gripper:48", "--image-size", "32", "--every", "2", "--workers", "2")
     subprocess.run(
         [Path(sys.executable).parent / "chunkcast-render", str(folder), *flags], check=True, capture_output=True
     )

@@ -36,7 +36,8 @@ def seen(policy: DiffusionPolicy, count: int) -> tuple[torch.Tensor, torch.Tenso
     generator = torch.Generator().manual_seed(3)
     config = policy.config
     pictures = tuple(
-        torch.randint(256, (count, 1, 32, 32, 3), generator=generator, dtype=torch.uint8) for _ in config.views
+        torch.randint(256, (count, 1, size, size, 3), generator=generator, dtype=torch.uint8)
+        for size in config.image_sizes
     )
     return (
         torch.randn(count, 1, config.state_size, generator=generator),
@@ -64,7 +65,7 @@ def test_the_bundle_names_its_cameras_and_its_graph_computes_what_torch_does(see
     state, first, second = bundle.spec.observations
     assert [element.name for element in state.elements] == ["hand_x", "hand_y", "hand_z", "gripper_opening"]
     assert (first.key, second.key) == tuple(f"observation.images.{view}" for view in VIEWS)
-    assert list(first.shape) == [32, 32, 3]
+    assert (list(first.shape), list(second.shape)) == ([32, 32, 3], [48, 48, 3])
     assert (first.camera.name, first.camera.field_of_view, first.camera.turned) == ("corner2", 45.0, True)
     assert (second.camera.name, list(second.camera.position), second.camera.rendering) == ("gripperPOV", [], "fast")
     engine = Engine(bundle, max_batch=2)

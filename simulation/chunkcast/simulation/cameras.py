@@ -14,6 +14,10 @@ PUBLISHED_POSITION = (0.75, 0.075, 0.7)
 """Of ``corner2`` in the protocols of published vision-language-action policies on MetaWorld, metres."""
 
 
+MIN_SIZE, MAX_SIZE = 16, 1024
+"""Pixels to a side."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """One camera and the pictures that it makes.
@@ -58,18 +62,21 @@ METAWORLD_CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behi
 
 
 def cameras(views: Sequence[str], size: int, quality: Quality) -> tuple[Camera, ...]:
-    """The cameras of ``views``, each a name of ``VIEWS`` or of MetaWorld's own.
+    """The cameras of ``views``, each a name of ``VIEWS`` or of MetaWorld's own, with its own size after a colon.
 
     Raises:
-        UnknownCamera: there is none of that name.
+        UnknownCamera: there is none of that name, or of that size.
     """
     from chunkcast.simulation.errors import UnknownCamera
 
     known = tuple(dict.fromkeys((*VIEWS, *METAWORLD_CAMERAS)))
     found = []
-    for name in views:
-        if name not in known:
-            raise UnknownCamera(f"unknown camera {name!r}; expected some of {', '.join(known)}")
-        view = VIEWS.get(name, _View(name))
-        found.append(Camera(name, view.name, size, quality, view.position, view.field_of_view, view.turned))
+    for text in views:
+        name, _, own_size = text.partition(":")
+        if name not in known or (own_size and not own_size.isdecimal()):
+            raise UnknownCamera(f"unknown camera {text!r}; expected NAME or NAME:PIXELS with one of {', '.join(known)}")
+        view, pixels = VIEWS.get(name, _View(name)), int(own_size or size)
+        if not MIN_SIZE <= pixels <= MAX_SIZE:
+            raise UnknownCamera(f"camera {text!r} has {pixels} pixels, expected {MIN_SIZE} to {MAX_SIZE}")
+        found.append(Camera(name, view.name, pixels, quality, view.position, view.field_of_view, view.turned))
     return tuple(found)

@@ -120,7 +120,8 @@ def read_checkpoint(file: Path) -> Checkpoint:
 def _policy_config(facts: dict[str, Any]) -> PolicyConfig:
     """JSON has lists where the configuration has tuples."""
     differences = tuple((int(one), int(other)) for one, other in facts.pop("differences", ()))
-    return PolicyConfig(**{**facts, "views": tuple(facts.get("views", ()))}, differences=differences)
+    tuples = {name: tuple(facts.get(name, ())) for name in ("views", "image_sizes")}
+    return PolicyConfig(**{**facts, **tuples}, differences=differences)
 
 
 def read_run_facts(file: Path) -> dict[str, Any]:

@@ -119,7 +119,9 @@ class Objective:
             return batch
         config = self._config
         images = tuple(
-            recoloured(shifted(view, config.image_shift, generator), config.image_colour, generator)
+            recoloured(
+                shifted(view, round(config.image_shift * view.shape[2]), generator), config.image_colour, generator
+            )
             for view in batch.images
         )
         return replace(batch, images=images)

@@ -61,8 +61,8 @@ class PolicyConfig:
     """Pairs of entries of the state whose difference the encoder sees too (see ``state_differences``)."""
     views: tuple[str, ...] = ()
     """Cameras' views whose frames the policy sees; none for a policy of states."""
-    image_size: int = 0
-    """Height and width of a frame, pixels."""
+    image_sizes: tuple[int, ...] = ()
+    """Height and width of each view's frames, pixels."""
     image_encoder: str = ""
     """See ``vision.image_encoder``."""
     image_features: int = 0
@@ -123,11 +123,11 @@ class DiffusionPolicy(nn.Module):
         self.image_encoders = nn.ModuleList(
             make_image_encoder(
                 config.image_encoder,
-                size=config.image_size,
+                size=size,
                 features=config.image_features,
                 instruction_size=config.instruction_size,
             )
-            for _ in config.views
+            for size in config.image_sizes
         )
         if config.privileged_size:
             self.privileged = nn.Sequential(nn.SiLU(), nn.Linear(image_features, config.privileged_size))

@@ -109,8 +109,8 @@ class TrainConfig:
     resnet18; resnet18:scratch begins with random weights."""
     image_features: int = 256
     """Numbers that it makes of a frame."""
-    image_shift: int = 4
-    """Pixels by which a training window's frames are moved at most."""
+    image_shift: float = 0.03
+    """Share of their size by which a training window's frames are moved at most."""
     image_colour: float = 0.1
     """Share by which their brightness and each of their colours varies."""
     privileged_weight: float = 1.0

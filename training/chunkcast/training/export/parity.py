@@ -29,8 +29,8 @@ def random_images(config: PolicyConfig, count: int, generator: torch.Generator) 
     """Of each view uint8 ``[count, T, H, H, 3]``, with structure at every scale, as a scene has it and noise has
     not.
     """
-    size, views = config.image_size, []
-    for _ in config.views:
+    views = []
+    for size in config.image_sizes:
         frames = torch.zeros(count * config.observation_steps, 3, size, size)
         cells = size
         while cells >= 1:

@@ -116,11 +116,11 @@ def image_inputs(config: PolicyConfig) -> list[str]:
 
 def observed_example(config: PolicyConfig) -> dict[str, Any]:
     """What a policy sees, of two robots, all of it zero."""
-    ticks, size = config.observation_steps, config.image_size
+    ticks = config.observation_steps
     return {
         STATE_INPUT: torch.zeros(2, ticks, config.state_size),
         INSTRUCTION_INPUT: torch.zeros(2, config.instruction_size),
-        IMAGES: tuple(torch.zeros(2, ticks, size, size, 3, dtype=torch.uint8) for _ in config.views),
+        IMAGES: tuple(torch.zeros(2, ticks, size, size, 3, dtype=torch.uint8) for size in config.image_sizes),
     }
 
 

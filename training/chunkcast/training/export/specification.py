@@ -104,11 +104,11 @@ def _camera_entries(config: PolicyConfig, run: dict[str, Any]) -> list[pb.Observ
         pb.ObservationEntry(
             key=key,
             dtype=pb.DATA_TYPE_UINT8,
-            shape=[config.image_size, config.image_size, 3],
+            shape=[size, size, 3],
             meaning="a camera's picture, RGB, the first row on top",
             camera=camera_message(cameras[view]),
         )
-        for key, view in zip(image_inputs(config), config.views, strict=True)
+        for key, view, size in zip(image_inputs(config), config.views, config.image_sizes, strict=True)
     ]
 
 

@@ -19,7 +19,7 @@ class _Preset:
 
 
 PRESETS: dict[FramePreset, _Preset] = {
-    "fast": _Preset(("corner2-close",), 128, "fast"),
+    "fast": _Preset(("corner2-close", "gripper:64"), 128, "fast"),
     "published": _Preset(("corner2",), 256, "full"),
 }
 
@@ -45,8 +45,6 @@ class FrameFlags:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be rendered."""
-        if self.image_size and not 16 <= self.image_size <= 1024:
-            raise TrainingError(f"--image-size must lie in [16, 1024], got {self.image_size}")
         if self.every < 1:
             raise TrainingError(f"--every must be at least 1, got {self.every}")
         if not 0 <= self.image_quality <= 100:

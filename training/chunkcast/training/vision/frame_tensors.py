@@ -30,7 +30,7 @@ class FrameTensors:
         DemonstrationsError: a view is not among the frames.
 
     Attributes:
-        size: height and width of a frame, pixels.
+        sizes: height and width of each view's frames, pixels.
         frame_of_row: int64 ``[N]``, the frame of each row of the table; -1 where it has none.
     """
 
@@ -43,19 +43,14 @@ class FrameTensors:
                 f"the frames are of {', '.join(cameras)}, not of {', '.join(missing)}; render these too with "
                 "chunkcast-render --overwrite"
             )
-        sizes = {cameras[view].size for view in views}
-        if len(sizes) > 1:
-            raise DemonstrationsError(
-                f"the views have frames of {sorted(sizes)} pixels, expected one size; render again"
-            )
-        self.size = sizes.pop()
+        self.sizes = tuple(cameras[view].size for view in views)
         self.frame_of_row = np.full(rows, -1, np.int64)
         self.frame_of_row[compressed.rows] = np.arange(len(compressed.rows))
-        self._device, self._shape = device, (self.size, self.size, 3)
+        self._device = device
         self._pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="frames")
         self._compressed = [compressed.pictures[view] for view in views]
         count = len(compressed.rows)
-        fits = len(views) * count * self.size**2 * 3 <= most_bytes
+        fits = count * 3 * sum(size**2 for size in self.sizes) <= most_bytes
         self._decoded = (
             [self._decode(view, np.arange(count)).to(device) for view in range(len(views))] if fits else None
         )
@@ -69,12 +64,15 @@ class FrameTensors:
         if self._decoded is not None:
             return tuple(view[frames] for view in self._decoded)
         flat = frames.flatten().cpu().numpy()
-        views = range(len(self._compressed))
-        return tuple(self._decode(view, flat).view(*frames.shape, *self._shape).to(self._device) for view in views)
+        return tuple(
+            self._decode(view, flat).view(*frames.shape, size, size, 3).to(self._device)
+            for view, size in enumerate(self.sizes)
+        )
 
     def _decode(self, view: int, frames: npt.NDArray[np.int64]) -> torch.Tensor:
         """uint8 ``[M, H, W, 3]``."""
-        decoded = torch.empty((len(frames), *self._shape), dtype=torch.uint8)
+        size = self.sizes[view]
+        decoded = torch.empty((len(frames), size, size, 3), dtype=torch.uint8)
         into, pictures = decoded.numpy(), self._compressed[view]
 
         def decode(part: npt.NDArray[np.int64]) -> None:

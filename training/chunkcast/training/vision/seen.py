@@ -62,7 +62,7 @@ def image_shapes(config: TrainConfig, seen: Seen | None) -> dict[str, Any]:
         return {}
     return {
         "views": config.cameras,
-        "image_size": seen.frames.size,
+        "image_sizes": seen.frames.sizes,
         "image_encoder": config.image_encoder,
         "image_features": config.image_features,
         "privileged_size": 0 if seen.privileged is None else seen.privileged.shape[1],
