@@ -162,7 +162,10 @@ def test_presets_hold_where_no_flag_says_otherwise(
 
 def test_bad_flags_are_one_line(frames_folder: Path) -> None:
     for flags, message in (
-        (("--cameras", "ceiling"), "error: unknown camera 'ceiling'; expected some of corner2, corner2-close, gripper"),
+        (
+            ("--cameras", "ceiling"),
+            "error: unknown camera 'ceiling'; expected NAME or NAME:PIXELS with one of corner2, ",
+        ),
         (("--image-size", "4"), "error: camera 'corner2-close' has 4 pixels, expected 16 to 1024"),
         (("--frames", "none"), "error: --frames none renders nothing"),
     ):

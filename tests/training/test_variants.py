@@ -63,7 +63,7 @@ def test_one_that_differs_by_too_much_is_refused(
     seeing_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(variants, "BOUND", 1e-9)
-    with pytest.raises(ExportError, match="the int8 graph's actions differ .* expected at most 1e-09; no bundle"):
+    with pytest.raises(ExportError, match=r"the int8 graph's actions differ .* expected at most 1e-09; no bundle"):
         export_bundle(seeing_run / LAST_CHECKPOINT, tmp_path / "b", name="seeing", steps=1, precision="int8")
     assert not (tmp_path / "b").exists()
 
