@@ -69,7 +69,9 @@ def demonstrated_observations(
             limit=count,
             seen=seen,
         )
-        return [_feeds(checkpoint, batch, generator) for batch in windows.in_order(BATCH)]
+        feeds = [_feeds(checkpoint, batch, generator) for batch in windows.in_order(BATCH)]
+        # The quantiser's histograms take batches of one size only.
+        return feeds[:-1] if len(feeds) > 1 and len(feeds[-1][STATE_INPUT]) < BATCH else feeds
 
     return some(trained, calibrating), some(held_out, comparing)
 

@@ -71,11 +71,15 @@ class HealthGraph(nn.Module):
         self.register_buffer("noise", noise)  # [K, H, A]
 
     def forward(
-        self, state: torch.Tensor, instruction: torch.Tensor, images: tuple[torch.Tensor, ...], actions: torch.Tensor
+        self,
+        state: torch.Tensor,
+        instruction: torch.Tensor,
+        images: tuple[torch.Tensor, ...] | None,
+        actions: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
         batch, count = state.shape[0], len(TIMESTEP_SHARES)
-        encoded = self.policy.encode(state, instruction, images)  # [B, W]
+        encoded = self.policy.encode(state, instruction, images or ())  # [B, W]
         clean = self.policy.normalize_actions(actions)[:, None]  # [B, 1, H, A]
         noisy = (self.signal_rate * clean + self.noise_rate * self.noise).flatten(0, 1)  # [B*K, H, A]
         prediction = self.policy(

@@ -53,7 +53,7 @@ class OneEvaluation(nn.Module):
         self,
         state: torch.Tensor,
         instruction: torch.Tensor,
-        images: tuple[torch.Tensor, ...],
+        images: tuple[torch.Tensor, ...] | None,
         noise: torch.Tensor,
         prefix_actions: torch.Tensor | None,
         prefix_length: torch.Tensor | None,
@@ -81,7 +81,7 @@ class OneEvaluation(nn.Module):
             the first chunk, the next one, the clean one that is predicted, and the actions that ``result`` means.
         """
         policy = self.policy
-        embedding = policy.encode(state, instruction, images)
+        embedding = policy.encode(state, instruction, images or ())
         if prefix_actions is not None and prefix_length is not None:
             committed = policy.committed_rows(prefix_length)
             given, prefix = committed[..., None] > 0, policy.normalize_actions(prefix_actions).clamp(-1.0, 1.0)
@@ -117,10 +117,11 @@ def image_inputs(config: PolicyConfig) -> list[str]:
 def observed_example(config: PolicyConfig) -> dict[str, Any]:
     """What a policy sees, of two robots, all of it zero."""
     ticks = config.observation_steps
+    images = tuple(torch.zeros(2, ticks, size, size, 3, dtype=torch.uint8) for size in config.image_sizes)
     return {
         STATE_INPUT: torch.zeros(2, ticks, config.state_size),
         INSTRUCTION_INPUT: torch.zeros(2, config.instruction_size),
-        IMAGES: tuple(torch.zeros(2, ticks, size, size, 3, dtype=torch.uint8) for size in config.image_sizes),
+        IMAGES: images or None,  # the exporter takes no empty tuple
     }
 
 
