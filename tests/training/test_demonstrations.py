@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
+from chunkcast.simulation.errors import UnknownTask
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.collect.expert_episode import STEPS_AFTER_SUCCESS, record_expert_episode
 from chunkcast.training.collect.parallel import collect
@@ -123,7 +124,7 @@ def test_missing_and_foreign_manifests_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_tasks_and_bad_numbers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="unknown MetaWorld task 'fly-v3'; expected a v3 name"):
+    with pytest.raises(UnknownTask, match="unknown MetaWorld task 'fly-v3'; expected a v3 name"):
         collect_command(CollectConfig(out=tmp_path, tasks=("fly-v3",)))
     with pytest.raises(TrainingError, match=r"--noise must lie in \[0, 2\]"):
         CollectConfig(out=tmp_path, noise=-1.0)

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from chunkcast.client.chunk_health import ChunkHealth
 
-HEIGHT = 40
+HEIGHT = 48
+"""With 320 pixels above it a multiple of 16, as video encoders want it."""
 INK, GOOD, BAD = (230, 230, 230), (110, 200, 120), (240, 90, 70)
 SIZE = 12
 
