@@ -206,3 +206,15 @@ def test_a_slowed_robot_is_slow_to_the_end_and_arrives(shipped_server: PrivateSe
         assert arm.success
         steps[alarmed] = arm.steps
     assert steps[True] > 1.2 * steps[False]
+
+
+def test_two_views_of_one_camera_see_each_its_own() -> None:
+    require_gl()
+    near, far = Camera("near", "corner2", 48, field_of_view=30.0), Camera("far", "corner2", 48)
+    both = MetaWorldRobot(TASK, (near, far), 4)
+    alone = MetaWorldRobot(TASK, (far,), 4)
+    for robot in (both, alone):
+        robot.begin_episode(SEED)
+    seen = both.observe()
+    assert (seen["near"] != seen["far"]).any()
+    assert (seen["far"] == alone.observe()["far"]).all()

@@ -13,10 +13,11 @@ from chunkcast.server.bundle import read_bundle
 from chunkcast.server.engine import Engine, expected_inputs
 from chunkcast.server.health.scorer import read_scorer
 from chunkcast.training.checkpoint import LAST_CHECKPOINT
+from chunkcast.training.choices import Precision
 from chunkcast.training.errors import DemonstrationsError, ExportError
 from chunkcast.training.export import variants
 from chunkcast.training.export.exporter import export_bundle
-from chunkcast.training.export.variants import BOUND, Precision
+from chunkcast.training.export.variants import BOUND
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])

@@ -14,7 +14,7 @@ from chunkcast.server.errors import ObservationRejected
 from chunkcast.server.images import ImageDecoder, Pictures
 from chunkcast.server.instructions import KnownInstructions, Told
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.contract import action_limits
+from chunkcast.v1.contract import action_limits, camera_entries
 from chunkcast.v1.tensors import DTYPES
 
 MAX_IDENTIFIER_LENGTH = 128
@@ -33,6 +33,7 @@ class Session:
         instructions: what it can be told.
 
     Attributes:
+        sees: the policy has cameras.
         executed: what the robot says that it executed before the last observation, float32 ``[n, A]``, or ``None``.
     """
 
@@ -55,6 +56,7 @@ class Session:
         """Go on under another version of the policy, of the same contract; the episode and its history stand."""
         self._spec, self._instructions = spec, instructions
         self._entries = {entry.key: _Entry.of(entry) for entry in spec.observations}
+        self.sees = bool(camera_entries(spec))
         self._told_text: str | None = None  # the embedding may be another by now
         self._chunk_shape = (spec.action.horizon, len(spec.action.elements))
         self._committed = _CommittedActions(spec.action)

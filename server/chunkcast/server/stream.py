@@ -38,6 +38,8 @@ class _Looked(NamedTuple):
     seconds: float
 
 
+NOTHING_TO_SEE = _Looked({}, None, 0.0)
+
 Context = grpc.aio.ServicerContext[Any, pb.StreamActionsResponse]
 
 
@@ -136,7 +138,7 @@ class RobotStream:
                 # Before anything of the session changes: the encoder runs elsewhere, and other robots are served.
                 self._follow_promotions()
                 await self._session.learn(request.observation)
-                looked = await self._look(request.observation)
+                looked = await self._look(request.observation) if self._session.sees else NOTHING_TO_SEE
                 self._take(request, arrived, looked, alone=not behind and self._statistics.active_streams == 1)
                 # A chunk that was computed at once leaves without another turn of the event loop.
                 await self._flush()

@@ -47,7 +47,7 @@ class SceneRenderer:
     """Pictures of one scene, from its cameras.
 
     Args:
-        model: MuJoCo's; its cameras are moved.
+        model: MuJoCo's.
         cameras: of which pictures will be asked.
 
     Raises:
@@ -57,14 +57,9 @@ class SceneRenderer:
     def __init__(self, model: Any, cameras: tuple[Camera, ...]) -> None:
         self._model, self._cameras = model, cameras
         self._renderers: dict[tuple[int, str], Any] = {}
-        self._places: dict[int, npt.NDArray[np.float64]] = {}
+        self._displacement = np.zeros(3)
         for camera in cameras:
-            index = _camera_index(model, camera)
-            if camera.position is not None:
-                model.cam_pos[index] = camera.position
-            if camera.field_of_view is not None:
-                model.cam_fovy[index] = camera.field_of_view
-            self._places[index] = np.array(model.cam_pos[index])
+            _camera_index(model, camera)
             kind = (camera.size, camera.quality)
             if kind not in self._renderers:
                 self._renderers[kind] = _renderer(model, camera)
@@ -81,17 +76,23 @@ class SceneRenderer:
         """One camera's picture, uint8 ``[size, size, 3]``."""
         import mujoco
 
-        # A camera that was moved is where it was until its place in the world is computed again.
-        mujoco.mj_camlight(self._model, data)
+        model, index = self._model, _camera_index(self._model, camera)
+        place, field_of_view = model.cam_pos[index].copy(), float(model.cam_fovy[index])
         renderer = self._renderers[camera.size, camera.quality]
-        renderer.update_scene(data, camera=camera.name)
-        picture = renderer.render()
+        # For this picture alone: another view may be of the same camera.
+        model.cam_pos[index] = (place if camera.position is None else camera.position) + self._displacement
+        model.cam_fovy[index] = field_of_view if camera.field_of_view is None else camera.field_of_view
+        try:
+            mujoco.mj_camlight(model, data)  # where the camera is in the world is computed anew
+            renderer.update_scene(data, camera=camera.name)
+            picture = renderer.render()
+        finally:
+            model.cam_pos[index], model.cam_fovy[index] = place, field_of_view
         return np.ascontiguousarray(picture[::-1, ::-1] if camera.turned else picture)
 
     def move(self, displacement: npt.NDArray[np.float64]) -> None:
         """Put every camera elsewhere than it belongs by ``displacement`` (``[3]``, metres); zeros put it back."""
-        for index, place in self._places.items():
-            self._model.cam_pos[index] = place + displacement
+        self._displacement = displacement
 
     def close(self) -> None:
         """Give back what the GL library holds."""

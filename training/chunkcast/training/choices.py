@@ -14,3 +14,6 @@ Objective = Literal["diffusion", "mip"]
 PresetName = Literal["default", "tinyvla-73m"]
 
 DenoiserName = Literal["mlp", "unet", "transformer"]
+
+Precision = Literal["fp32", "int8", "fp16"]
+"""Numbers that an exported graph computes in."""

@@ -37,7 +37,7 @@ def taught_chunk(
         prefix_length: int64 ``[B]``, committed actions.
     """
     sampled = sample_chunk(
-        teacher, teacher_sampler, batch.state, batch.instruction, noise, batch.executed, prefix_length, batch.images
+        teacher, teacher_sampler, batch.state, batch.instruction, noise, batch.executed, prefix_length
     )
     return policy.normalize_actions(sampled)
 
@@ -59,7 +59,7 @@ def student_loss(
     given = torch.where(committed[..., None] > 0, taught, noise)
     last = policy.config.train_timesteps - 1
     timestep = torch.full((len(noise),), last, device=noise.device)
-    prediction = policy(given, timestep, policy.encode(batch.state, batch.instruction, batch.images), committed).float()
+    prediction = policy(given, timestep, policy.encode(batch.state, batch.instruction), committed).float()
     squared_error = (prediction - taught) ** 2
     objective = masked_mean(squared_error.detach(), 1.0 - committed)
     abar = training_noise_scheduler(policy.config).alphas_cumprod[last]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from chunkcast.simulation.metaworld_tasks import PROPRIOCEPTION
 from chunkcast.training.choices import DenoiserName, Objective, PredictionType, PresetName
 from chunkcast.training.errors import TrainingError
 
@@ -102,7 +103,7 @@ class TrainConfig:
     cameras: tuple[str, ...] = ()
     """Views that the policy sees, of those that chunkcast-render made frames of. It is then shown no more of the
     recorded state than --proprioception; without, it is shown all of it and no frames."""
-    proprioception: int = 4
+    proprioception: int = PROPRIOCEPTION
     """Entries of the state, the first ones, that a policy with cameras is shown: what the robot knows of itself."""
     image_encoder: str = "conv"
     """What looks at the frames: a small convolutional network (conv), or any of timm's models by name, such as

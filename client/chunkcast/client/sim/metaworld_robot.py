@@ -117,7 +117,7 @@ class MetaWorldRobot:
             RenderingUnavailable: the GL library that was chosen does not work.
         """
         if size not in self._films:
-            camera = Camera("film", "corner2", size, "full", None if self._cameras else PUBLISHED_POSITION, turned=True)
+            camera = Camera("film", "corner2", size, "full", PUBLISHED_POSITION, turned=True)
             self._films[size] = camera, SceneRenderer(self._environment.model, (camera,))
         camera, renderer = self._films[size]
         return renderer.picture(camera, self._environment.data)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
+from chunkcast.training.choices import Precision
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.bundle_writer import GRAPH_NAME, write_bundle
 from chunkcast.training.export.demonstrated import demonstrated_observations
@@ -20,7 +21,6 @@ from chunkcast.training.export.variants import (
     BOUND,
     CALIBRATION_FRAMES,
     COMPARED_FRAMES,
-    Precision,
     compared,
     smaller,
 )

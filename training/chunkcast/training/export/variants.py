@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from chunkcast.training.choices import Precision
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.policy_graph import ACTIONS_OUTPUT
-
-Precision = Literal["fp32", "int8", "fp16"]
 
 BOUND = 0.03
 """Root mean square of the actions' difference, as a share of each action's range. Noise of ten times as much on

@@ -13,6 +13,7 @@ rendering that was interrupted goes on where it stood.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkcast.simulation.cameras import Camera
+from chunkcast.simulation.policy_cameras import IMAGE_PREFIX
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.files import sha256_of, write_bytes, write_json
 
@@ -30,7 +32,6 @@ FORMAT = "chunkcast-frames"
 FORMAT_VERSION = 1
 FOLDER = "frames"
 MANIFEST_NAME = "manifest.json"
-VIEW_PREFIX = "observation.images."
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,6 @@ def write_shard(
         episodes: of each, its frames.
         every: ticks between two frames.
     """
-    import io
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -117,7 +116,7 @@ def write_shard(
         "frame_index": np.concatenate([np.arange(length, dtype=np.int32) * every for length in lengths]),
     }
     for view in episodes[0][0]:
-        columns[VIEW_PREFIX + view] = pa.array([frame[view] for frames in episodes for frame in frames], pa.binary())
+        columns[IMAGE_PREFIX + view] = pa.array([frame[view] for frames in episodes for frame in frames], pa.binary())
     stream = io.BytesIO()
     # Pictures are compressed already.
     pq.write_table(pa.table(columns), stream, compression="none", use_dictionary=False)
@@ -179,5 +178,5 @@ def read_frames(folder: Path, demonstrations_sha256: str, episode_index: npt.NDA
     starts = np.searchsorted(episode_index, table["episode_index"].to_numpy())
     rows = starts + table["frame_index"].to_numpy().astype(np.int64)
     # Large offsets: of a column of more than 2 GiB.
-    pictures = {view: table[VIEW_PREFIX + view].cast(pa.large_binary()).combine_chunks() for view in settings.views}
+    pictures = {view: table[IMAGE_PREFIX + view].cast(pa.large_binary()).combine_chunks() for view in settings.views}
     return CompressedFrames(settings, rows, pictures)
