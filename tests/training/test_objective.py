@@ -32,7 +32,7 @@ class Drawn:
 
     def __call__(self, *arguments: Any) -> DenoisingLoss:
         self.batch: Batch
-        _, _, self.batch, self.timestep, self.noise, self.prefix_length, self.discount, self.huber = arguments
+        _, _, self.batch, self.timestep, self.noise, self.prefix_length, self.discount, self.huber, _ = arguments
         self.loss = denoising_loss(*arguments)
         return self.loss
 
