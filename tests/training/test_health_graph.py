@@ -55,7 +55,7 @@ def test_the_loss_is_the_objective_at_fixed_noise(policy: DiffusionPolicy) -> No
     instruction = torch.eye(config.instruction_size)[[0, 1, 0]]
     actions = torch.rand(3, config.horizon, config.action_size, generator=generator) * 2 - 1
     with torch.no_grad():
-        loss, embedding = module(state, instruction, actions)
+        loss, embedding = module(state, instruction, None, actions)
         encoded = policy.encode(state, instruction)
         errors = []
         for timestep, noise in zip(module.timesteps, module.noise, strict=True):
