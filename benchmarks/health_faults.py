@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from chunkcast.client.sim.faults import FAULTS
+from chunkcast.client.sim.faults import faults_for
 from chunkcast.training.export.bundle_writer import read_spec
 from chunkcast.training.files import write_json
 from chunkcast.training.health.monitor import EVERY_CHUNK
@@ -31,8 +31,8 @@ class FaultsConfig:
 
     bundle: Path = Path("policies/metaworld-six")
     """The policy, with thresholds (chunkcast-health monitor)."""
-    faults: tuple[str, ...] = tuple(FAULTS)
-    """As chunkcast-sim --fault takes them."""
+    faults: tuple[str, ...] = ()
+    """As chunkcast-sim --fault takes them; by default all that the policy could notice."""
     healthy: int = 50
     """Healthy episodes of each task."""
     episodes: int = 20
@@ -104,7 +104,7 @@ def main(config: FaultsConfig) -> None:
     alarms = [each for each in healthy if each["health"]["flagged_at"] is not None]
     quiet = 1.0 - len(alarms) / len(healthy)
     rows = []
-    for fault in config.faults:
+    for fault in config.faults or faults_for(spec):
         rows.append(judged(fault, play(config, config.episodes, fault), thresholds))
         console.print(f"{fault}: {rows[-1]['found']} of {rows[-1]['failed']} failed episodes found", highlight=False)
     failing = [row for row in rows if row["failed"]]

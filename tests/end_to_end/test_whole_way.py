@@ -108,6 +108,10 @@ def test_bad_input_is_one_line(shipped_server: PrivateServer, tmp_path: Path) ->
     assert unknown.stderr.startswith("error: metaworld-six does not know 'fly-v3'; expected some of button-press")
     for arguments, message in (
         (("--execute-steps", "99"), "error: --execute-steps is 99, expected 1 to 16, the horizon of metaworld-six"),
+        (
+            ("--fault", "dark"),
+            "error: --fault dark changes nothing that metaworld-six is shown; expected one of sensor-",
+        ),
         (("--json", tmp_path), "a folder; expected a file"),
         (("--json", "/proc/nothing/x.json"), "error: /proc/nothing cannot be written"),
     ):

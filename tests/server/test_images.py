@@ -21,11 +21,12 @@ from chunkcast.client import ObservationError, PolicyClient
 from chunkcast.client.errors import RobotMismatch
 from chunkcast.client.private_server import PrivateServer, private_server
 from chunkcast.client.robot import check_observation
-from chunkcast.client.wire import ActionChunk, encode_observation
+from chunkcast.client.wire import ActionChunk, Dropped, encode_observation
 from chunkcast.server.errors import ObservationRejected
-from chunkcast.server.images import MAX_PIXELS, decoded
+from chunkcast.server.images import MAX_BYTES, MAX_PIXELS, MAX_SCANS, decoded
 from chunkcast.training.export.bundle_writer import write_bundle
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import contract_difference
 from tests.handmade_bundle import HISTORY, INSTRUCTIONS, STATE_KEY, STATE_SIZE, echo_spec
 
 EYE = "observation.images.eye"
@@ -33,17 +34,20 @@ SIZE = 16
 SHAPE = (SIZE, SIZE, 3)
 
 
-def colour_spec() -> pb.PolicySpec:
+def colour_spec(ticks: int = HISTORY) -> pb.PolicySpec:
+    """A policy of so many observations whose chunk has as many rows."""
     spec = echo_spec("colour")
+    spec.observation_steps = spec.action.horizon = ticks
+    spec.action.execute_steps = min(ticks, spec.action.execute_steps)
     spec.observations.add(key=EYE, dtype=pb.DATA_TYPE_UINT8, shape=SHAPE, camera=pb.CameraSpec(name="eye"))
     for element in spec.action.elements:
         element.low, element.high = -1.0, 300.0
     return spec
 
 
-def colour_graph() -> bytes:
+def colour_graph(ticks: int = HISTORY) -> bytes:
     """``actions[:, t] = (mean red, green, blue, state's first number) of tick t``."""
-    state: list[Any] = ["batch", HISTORY, STATE_SIZE]
+    state: list[Any] = ["batch", ticks, STATE_SIZE]
     nodes = [
         helper.make_node("Cast", [EYE], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["levels", "axes"], ["colours"], keepdims=0),
@@ -54,7 +58,7 @@ def colour_graph() -> bytes:
     ]
     inputs = {
         STATE_KEY: (TensorProto.FLOAT, state),
-        EYE: (TensorProto.UINT8, ["batch", HISTORY, *SHAPE]),
+        EYE: (TensorProto.UINT8, ["batch", ticks, *SHAPE]),
         "instruction": (TensorProto.FLOAT, ["batch", len(INSTRUCTIONS)]),
         "noise": (TensorProto.FLOAT, state),
     }
@@ -92,10 +96,18 @@ def picture(
     return np.broadcast_to(np.array(colour, np.uint8), (height, width, 3)).copy()
 
 
-def encoded(array: npt.NDArray[np.uint8], name: str) -> bytes:
+def encoded(array: npt.NDArray[Any], name: str, mode: str = "RGB") -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(array).save(stream, name)
+    picture = Image.fromarray(array)
+    (picture if array.ndim == 2 else picture.convert(mode)).save(stream, name)
     return stream.getvalue()
+
+
+def with_scans(jpeg: bytes, scans: int) -> bytes:
+    """A JPEG that goes over its pixels so many times more."""
+    start = jpeg.index(b"\xff\xda")
+    length = 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")
+    return jpeg[:-2] + jpeg[start : start + length] * scans + b"\xff\xd9"
 
 
 def message(
@@ -191,6 +203,41 @@ def png_header(height: int, width: int) -> bytes:
             id="garbage",
         ),
         pytest.param(
+            pb.Image(format=pb.IMAGE_FORMAT_JPEG, data=with_scans(encoded(picture(), "JPEG"), MAX_SCANS)),
+            None,
+            pb.ERROR_CODE_BAD_IMAGE,
+            f"a JPEG of {MAX_SCANS + 1} scans",
+            id="a thousand passes over it",
+        ),
+        pytest.param(
+            pb.Image(format=pb.IMAGE_FORMAT_JPEG, data=b"\xff\xd8" + b"\xff\xfe\x00\x02" * 5000),
+            None,
+            pb.ERROR_CODE_BAD_IMAGE,
+            "5001 segments",
+            id="empty comments",
+        ),
+        pytest.param(
+            pb.Image(format=pb.IMAGE_FORMAT_PNG, data=bytes(MAX_BYTES + 1)),
+            None,
+            pb.ERROR_CODE_BAD_IMAGE,
+            f"at most {MAX_BYTES}",
+            id="heavy",
+        ),
+        pytest.param(
+            pb.Image(format=pb.IMAGE_FORMAT_JPEG, data=encoded(picture(), "JPEG", "L")),
+            None,
+            pb.ERROR_CODE_BAD_IMAGE,
+            "mode L, expected RGB",
+            id="grey",
+        ),
+        pytest.param(
+            pb.Image(format=pb.IMAGE_FORMAT_PNG, data=encoded(np.full((SIZE, SIZE), 4000, np.uint16), "PNG")),
+            None,
+            pb.ERROR_CODE_BAD_IMAGE,
+            "mode I;16, expected RGB",
+            id="depth",
+        ),
+        pytest.param(
             pb.Image(format=pb.IMAGE_FORMAT_JPEG, data=encoded(picture(), "JPEG")[:-40]),
             None,
             pb.ERROR_CODE_BAD_IMAGE,
@@ -237,7 +284,31 @@ def test_a_bad_picture_is_refused_and_the_stream_lives_on(
     assert refused.code == code
     assert words in str(refused)
     assert "\n" not in str(refused)
+    assert " object at 0x" not in str(refused)
     assert isinstance(answered, ActionChunk)
+
+
+def test_a_robot_that_sends_faster_than_its_pictures_are_decoded_is_answered_about_the_newest(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "colour", colour_graph(1), colour_spec(1), overwrite=False)
+    large = pb.Image(format=pb.IMAGE_FORMAT_PNG, data=encoded(picture(1500, 1500), "PNG"))
+    sent = [message({EYE: large}, step=step) for step in range(12)]
+    with private_server(tmp_path / "colour") as server:
+        answers = asked(server, *sent)
+    kinds = ["dropped" if isinstance(answer, Dropped) else "chunk" for answer in answers]
+    assert {type(answer) for answer in answers} == {ActionChunk, Dropped}
+    assert kinds[0] == kinds[-1] == "chunk", "the episode's first observation tells its instruction"
+    assert kinds.count("dropped") > 6
+    assert [answer.step for answer in answers] == list(range(12))
+
+
+def test_a_version_that_sees_by_another_camera_is_another_contract() -> None:
+    other = colour_spec()
+    other.observations[1].camera.field_of_view = 45.0
+    without = colour_spec()
+    without.observations[1].ClearField("camera")
+    assert contract_difference(colour_spec(), colour_spec()) == ""
+    assert "field_of_view: 45" in contract_difference(colour_spec(), other)
+    assert contract_difference(colour_spec(), without).startswith("observations")
 
 
 def test_a_picture_where_none_belongs_is_refused(server: PrivateServer) -> None:

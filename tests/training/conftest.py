@@ -5,11 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from chunkcast.training.checkpoint import LAST_CHECKPOINT
+from chunkcast.training.choices import Precision
 from chunkcast.training.collect.cli import CollectConfig, collect_command
+from chunkcast.training.export.exporter import Exported, export_bundle
 from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
 from tests.conftest import require_gl
@@ -81,3 +87,27 @@ def seeing_run(frames_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
     train_command(config)
     return config.out
+
+
+class Export(NamedTuple):
+    """A bundle and what its exporter says of it."""
+
+    folder: Path
+    facts: Exported
+
+
+ExportSeeing = Callable[[int, Precision], Export]
+"""Of the policy with cameras: evaluations, precision."""
+
+
+@pytest.fixture(scope="session")
+def export_seeing(seeing_run: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportSeeing:
+    """Exports the policy with cameras, each way once: two encoders take half a minute."""
+
+    @cache
+    def export(steps: int, precision: Precision) -> Export:
+        folder = tmp_path_factory.mktemp("seeing") / "bundle"
+        file = seeing_run / LAST_CHECKPOINT
+        return Export(folder, export_bundle(file, folder, name="seeing", steps=steps, precision=precision))
+
+    return export

@@ -18,21 +18,20 @@ from chunkcast.training.errors import DemonstrationsError, ExportError
 from chunkcast.training.export import variants
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.export.variants import BOUND
+from tests.training.conftest import ExportSeeing
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_a_variant_is_smaller_serves_and_judges_health_and_says_how_far_it_is(
-    seeing_run: Path, tmp_path: Path, precision: Precision
+    export_seeing: ExportSeeing, precision: Precision
 ) -> None:
-    file = seeing_run / LAST_CHECKPOINT
-    whole = export_bundle(file, tmp_path / "fp32", name="seeing", steps=1)
-    small = export_bundle(file, tmp_path / precision, name="seeing", steps=1, precision=precision)
+    folders, (whole, small) = zip(export_seeing(1, "fp32"), export_seeing(1, precision), strict=True)
     assert not whole.spec.HasField("variant")
     assert small.spec.variant.precision == precision
     assert 0.0 < small.spec.variant.action_difference <= small.spec.variant.bound == BOUND
     assert small.spec.variant.observations > 5
     assert small.graph_bytes < 0.7 * whole.graph_bytes
-    bundles = [read_bundle(tmp_path / name) for name in ("fp32", precision)]
+    bundles = [read_bundle(folder) for folder in folders]
     assert bundles[0].spec.version != bundles[1].spec.version
     generator = np.random.default_rng(0)
     inputs = {
@@ -49,9 +48,8 @@ def test_a_variant_is_smaller_serves_and_judges_health_and_says_how_far_it_is(
     assert len(bundles[1].files["health.onnx"]) < 0.2 * small.graph_bytes
 
 
-def test_only_the_image_encoders_are_computed_in_int8(seeing_run: Path, tmp_path: Path) -> None:
-    export_bundle(seeing_run / LAST_CHECKPOINT, tmp_path / "b", name="seeing", steps=1, precision="int8")
-    graph = onnx.load(tmp_path / "b" / "policy.onnx").graph
+def test_only_the_image_encoders_are_computed_in_int8(export_seeing: ExportSeeing) -> None:
+    graph = onnx.load(export_seeing(1, "int8").folder / "policy.onnx").graph
     weights = {each.name: each.data_type for each in graph.initializer}
     encoders = [name for name in weights if name.startswith("policy.image_encoders") and "first.weight" in name]
     assert encoders

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from chunkcast.server.bundle import read_bundle
 from chunkcast.server.engine import Engine, expected_inputs
 from chunkcast.server.health.scorer import read_scorer
-from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint, what_decides_the_result
 from chunkcast.training.demonstrations import read_demonstrations
-from chunkcast.training.errors import DemonstrationsError, TrainingError
-from chunkcast.training.export.exporter import export_bundle
+from chunkcast.training.errors import CheckpointError, DemonstrationsError, TrainingError
+from chunkcast.training.history import EpochRecord
 from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
 from chunkcast.training.vision.augmentation import recoloured, shifted
 from chunkcast.training.vision.image_encoder import make_image_encoder
 from chunkcast.training.vision.privileged import privileged_targets
+from chunkcast.training.warm_start import start_from
+from tests.training.conftest import ExportSeeing
 
 VIEWS = ("corner2-close", "gripper")
 
@@ -58,10 +63,10 @@ def test_a_policy_with_cameras_sees_itself_and_its_pictures_and_nothing_else_of_
         assert (policy.encode(state, told, other) != encoded).any()
 
 
-def test_the_bundle_names_its_cameras_and_its_graph_computes_what_torch_does(seeing_run: Path, tmp_path: Path) -> None:
-    exported = export_bundle(seeing_run / LAST_CHECKPOINT, tmp_path / "b", name="seeing", steps=2)
-    assert exported.parity < 1e-3
-    bundle = read_bundle(tmp_path / "b")
+def test_the_bundle_names_its_cameras_and_its_graph_computes_what_torch_does(export_seeing: ExportSeeing) -> None:
+    exported = export_seeing(2, "fp32")
+    assert exported.facts.parity < 1e-3
+    bundle = read_bundle(exported.folder)
     state, first, second = bundle.spec.observations
     assert [element.name for element in state.elements] == ["hand_x", "hand_y", "hand_z", "gripper_opening"]
     assert (first.key, second.key) == tuple(f"observation.images.{view}" for view in VIEWS)
@@ -78,15 +83,13 @@ def test_the_bundle_names_its_cameras_and_its_graph_computes_what_torch_does(see
     read_scorer(bundle)
 
 
-def test_the_encoder_runs_once_whatever_the_evaluations(seeing_run: Path, tmp_path: Path) -> None:
-    import onnx
-
-    convolutions = {}
-    for steps in (1, 4):
-        export_bundle(seeing_run / LAST_CHECKPOINT, tmp_path / str(steps), name="seeing", steps=steps)
-        graph = onnx.load(tmp_path / str(steps) / "policy.onnx").graph
-        convolutions[steps] = sum(node.op_type == "Conv" for node in graph.node)
-    assert convolutions[1] == convolutions[4] > 0
+def test_the_encoder_runs_once_whatever_the_evaluations(export_seeing: ExportSeeing) -> None:
+    operations = {}
+    for steps in (1, 2):
+        graph = onnx.load(export_seeing(steps, "fp32").folder / "policy.onnx").graph
+        operations[steps] = Counter(node.op_type for node in graph.node)
+    assert operations[1]["Conv"] == operations[2]["Conv"] > 0
+    assert operations[1]["Gemm"] + operations[1]["MatMul"] < operations[2]["Gemm"] + operations[2]["MatMul"]
 
 
 def test_what_is_told_beside_is_where_things_are_within_their_task(frames_folder: Path) -> None:
@@ -100,25 +103,56 @@ def test_what_is_told_beside_is_where_things_are_within_their_task(frames_folder
     assert puck == pytest.approx(1.0, abs=1e-3)
 
 
-def test_training_on_pictures_is_reproducible_and_resumable(seeing_run: Path, frames_folder: Path) -> None:
-    facts = read_checkpoint(seeing_run / LAST_CHECKPOINT).run
+def test_a_run_on_pictures_that_was_cut_in_two_equals_one_run(
+    seeing_run: Path, frames_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded as needed after the cut, where they were held before."""
+    whole = read_checkpoint(seeing_run / LAST_CHECKPOINT)
     settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in facts["config"].items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in whole.run["config"].items()
     }
-    config = TrainConfig(**{**settings, "data": frames_folder, "out": seeing_run})
-    trainer = Trainer(
-        replace(config, resume=True), read_demonstrations(frames_folder), torch.device("cpu"), facts["bf16"]
-    )
-    assert trainer.progress.epoch == 2
-    fresh = Trainer(
-        replace(config, out=seeing_run / "again"),
-        read_demonstrations(frames_folder),
-        torch.device("cpu"),
-        facts["bf16"],
-    )
-    records = []
-    fresh.run(lambda record, findings: records.append(record))
-    assert [record.train_loss for record in records] == [epoch["train_loss"] for epoch in facts["history"]]
+    cut = TrainConfig(**{**settings, "data": frames_folder, "out": tmp_path / "cut"})
+    finish = Trainer._finish_epoch
+
+    def interrupted(self: Trainer, record: EpochRecord) -> None:
+        finish(self, record)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_finish_epoch", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        train_command(cut)
+    monkeypatch.undo()
+    train_command(replace(cut, resume=True, frame_memory_gb=0.0))
+    resumed = read_checkpoint(cut.out / LAST_CHECKPOINT)
+    assert whole.tensors.keys() == resumed.tensors.keys()
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(tensor, resumed.tensors[name]), name
+
+
+def test_a_run_goes_on_with_its_own_frames_only(seeing_run: Path) -> None:
+    run = read_checkpoint(seeing_run / LAST_CHECKPOINT).run
+    rendered_again = {**run, "frames": {**run["frames"], "quality": 50}}
+    assert what_decides_the_result(rendered_again) != what_decides_the_result(run)
+
+
+def test_where_nothing_else_was_recorded_nothing_can_be_told_beside(frames_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=frames_folder, out=tmp_path, cameras=VIEWS, proprioception=39, device="cpu")
+    with pytest.raises(DemonstrationsError, match="nothing for the image encoder to tell; pass --privileged-weight 0"):
+        Trainer(config, read_demonstrations(frames_folder), torch.device("cpu"), False)
+
+
+def test_a_new_run_begins_with_a_seeing_bundles_weights_but_not_with_a_variants(
+    export_seeing: ExportSeeing, policy: DiffusionPolicy, seeing_run: Path
+) -> None:
+    told = read_checkpoint(seeing_run / LAST_CHECKPOINT).instructions
+    weights = {name: value.clone() for name, value in policy.state_dict().items()}
+    for parameter in policy.parameters():
+        parameter.add_(1.0)
+    start_from(policy, told, export_seeing(1, "fp32").folder, LAST_CHECKPOINT)
+    for name, value in policy.state_dict().items():
+        assert name.startswith("privileged") or torch.equal(value, weights[name]), name
+    with pytest.raises(CheckpointError, match="is in int8; begin with the run it was exported from"):
+        start_from(policy, told, export_seeing(1, "int8").folder, LAST_CHECKPOINT)
 
 
 def test_history_needs_a_frame_of_every_tick(frames_folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -79,6 +79,8 @@ class ChunkPlayer:
             raise ValueError("give execute_steps in config, not beside it")
         self.spec: pb.PolicySpec = client.get_policy(policy)
         config = config or PlaybackConfig(execute_steps=execute_steps)
+        if config.image_quality is None:
+            config = replace(config, image_quality=client.image_quality)
         self._playback = Playback(self.spec, config, timeout)
         self._on_chunk, self._timeout = on_chunk, timeout
         self._connection = _Connection(client, self.spec, robot_id, timeout)

@@ -43,7 +43,8 @@ class PlaybackConfig:
             its gripper's effort, which holds something; ``None`` for all.
         simulated_delay: for simulations, whose time is their ticks: chunks are taken up exactly so many ticks after
             their request, and waited for. ``None`` on a robot.
-        image_quality: send cameras' pictures as JPEG of this quality, 1 to 100; ``None`` sends them as they are.
+        image_quality: send cameras' pictures as JPEG of this quality, 1 to 100; ``None`` sends them as the client
+            does: as they are, where it was made without a quality.
     """
 
     execute_steps: int | None = None

@@ -16,6 +16,7 @@ from chunkcast.client.wire import (
     decode_chunk,
     encode_observation,
     error_of,
+    require_quality,
 )
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
@@ -37,6 +38,10 @@ class PolicyClient:
         timeout: seconds to wait for an answer.
         image_quality: send cameras' pictures as JPEG of this quality, 1 to 100; ``None`` sends them as they are.
 
+    Raises:
+        ValueError: there is no target, or no such quality.
+        ModuleNotFoundError: pictures are to be compressed and Pillow is not installed (the extra ``images``).
+
     Example::
 
         with PolicyClient("127.0.0.1:50051") as client, client.stream() as stream:
@@ -46,8 +51,9 @@ class PolicyClient:
     def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT, image_quality: int | None = None) -> None:
         if not target:
             raise ValueError("target is empty, expected HOST:PORT such as 127.0.0.1:50051")
-        self.target = target
-        self._timeout, self._image_quality = timeout, image_quality
+        require_quality(image_quality)
+        self.target, self.image_quality = target, image_quality
+        self._timeout = timeout
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = pb_grpc.PolicyServiceStub(self._channel)
 
@@ -102,7 +108,7 @@ class PolicyClient:
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
         timeout = self._timeout if timeout is None else timeout
-        return ActionStream(self._stub, policy, policy_version, robot_id, timeout, self._image_quality)
+        return ActionStream(self._stub, policy, policy_version, robot_id, timeout, self.image_quality)
 
     def predict_chunk(
         self,
@@ -120,7 +126,7 @@ class PolicyClient:
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
         message = encode_observation(
-            observation, instruction=instruction, noise_seed=noise_seed, image_quality=self._image_quality
+            observation, instruction=instruction, noise_seed=noise_seed, image_quality=self.image_quality
         )
         request = pb.PredictChunkRequest(policy=policy, observations=[message])
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import grpc
@@ -178,21 +179,25 @@ def encode_observation(
 
 
 def require_quality(quality: int | None) -> None:
-    """Refuse a quality that JPEG has not.
+    """Refuse what no picture can be sent with, before a robot moves.
 
     Raises:
-        ValueError: it is none; the message says what is expected.
+        ValueError: JPEG has no such quality; the message says what is expected.
+        ModuleNotFoundError: Pillow is not installed.
     """
-    if quality is not None and not 1 <= quality <= 100:
+    if quality is None:
+        return
+    if not 1 <= quality <= 100:
         raise ValueError(f"image_quality is {quality}, expected 1 to 100, or None to send pictures as they are")
+    if find_spec("PIL") is None:
+        raise ModuleNotFoundError("image_quality needs Pillow; install chunkcast[images], or send pictures as they are")
 
 
 def jpeg_images(observation: Observation, quality: int) -> dict[str, pb.Image]:
     """The observation's pictures (uint8 ``[height, width, 3]``) as JPEG, with full colour resolution.
 
     Raises:
-        ValueError: the quality is none.
-        ModuleNotFoundError: Pillow is not installed (the extra ``images``).
+        ValueError, ModuleNotFoundError: as ``require_quality``.
     """
     require_quality(quality)
     from PIL import Image  # a robot without cameras needs none

@@ -29,17 +29,19 @@ def action_limits(action: pb.ActionSpec) -> tuple[npt.NDArray[np.float32], npt.N
 def contract_difference(served: pb.PolicySpec, other: pb.PolicySpec) -> str:
     """What a robot that plays ``served`` would notice of ``other`` in its place; empty if nothing.
 
-    Observations, action elements with their bounds, control rate, horizon, observation steps and the longest committed
-    prefix must be the same, every instruction and task's name must be known still, and free text taken where it was.
+    Observations with their cameras, action elements with their bounds, control rate, horizon, observation steps and the
+    longest committed prefix must be the same, every instruction and task's name must be known still, and free text
+    taken where it was.
     """
 
-    def observations(spec: pb.PolicySpec) -> list[tuple[str, int, tuple[int, ...], tuple[tuple[str, str], ...]]]:
+    def observations(spec: pb.PolicySpec) -> list[tuple[str, int, tuple[int, ...], tuple[tuple[str, str], ...], str]]:
         return sorted(
             (
                 entry.key,
                 int(entry.dtype),
                 tuple(entry.shape),
                 tuple((element.name, element.unit) for element in entry.elements),
+                " ".join(str(entry.camera).split()) if entry.HasField("camera") else "",
             )
             for entry in spec.observations
         )

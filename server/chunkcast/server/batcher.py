@@ -154,7 +154,7 @@ class Batcher:
         """
         now = time.perf_counter()
         place = _Waiting(inputs, now, float("inf") if deadline is None else now + deadline, answer)
-        if alone and self._short and not self._running and not self._waiting:
+        if alone and self._short and not self._running and not self._waiting and place.deadline >= now:
             self._run_here(place)
             return
         older = self._waiting.get(stream)

@@ -169,7 +169,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         for observation in observations:
             await session.learn(observation)
             began = time.perf_counter()
-            pictures = await session.look(observation, self._policies.image_decoder)
+            pictures = await self._policies.image_decoder.decode(version.spec, observation)
             decoding += time.perf_counter() - began if pictures else 0.0
             session.accept(observation, pictures)
         inputs = session.graph_inputs(current)
@@ -180,7 +180,8 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             if not outcome.done():
                 outcome.set_result(result)
 
-        deadline = current.deadline if current.HasField("deadline") else None
+        # It counts from the arrival: decoding took some of it.
+        deadline = current.deadline - (prepared - arrived) if current.HasField("deadline") else None
         caller = object()
         version.batcher.submit(caller, inputs, answer, deadline=deadline)
         try:

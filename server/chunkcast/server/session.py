@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT
 from chunkcast.server.errors import ObservationRejected
-from chunkcast.server.images import ImageDecoder, Pictures
+from chunkcast.server.images import Pictures
 from chunkcast.server.instructions import KnownInstructions, Told
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import action_limits, camera_entries
@@ -75,19 +75,16 @@ class Session:
         new_episode = self._last_step < 0 or observation.episode_id != self._episode_id
         return observation.instruction or ("" if new_episode else self._instruction)
 
-    async def look(self, observation: pb.Observation, decoder: ImageDecoder) -> Pictures:
-        """The observation's pictures, decoded on other threads: what ``accept`` needs of a policy with cameras.
-
-        Raises:
-            ObservationRejected: a picture cannot be used; the session is as it was.
-        """
-        return await decoder.decode(self._spec, observation)
+    def can_miss(self, observation: pb.Observation) -> bool:
+        """Whether a newer observation would be answered the same without this one: nothing of it is remembered."""
+        same_episode = self._last_step >= 0 and observation.episode_id == self._episode_id
+        return same_episode and self._spec.observation_steps == 1 and observation.instruction in ("", self._instruction)
 
     def accept(self, observation: pb.Observation, pictures: Pictures | None = None) -> None:
         """Check ``observation`` and take it into the history.
 
         Args:
-            pictures: from ``look``; not needed for a policy without cameras.
+            pictures: from ``ImageDecoder.decode``; not needed for a policy without cameras.
 
         Raises:
             ObservationRejected: it cannot be used; the session is as it was.

@@ -29,6 +29,9 @@ from chunkcast.v1.contract import signal_name
 MAX_UNSENT = 64
 """Answers that a robot has not taken yet; beyond these its observations are left in the network until it does."""
 
+NEWER_SECONDS = 0.001
+"""Until what a robot has sent already can be read: only of one that sends faster than it is served."""
+
 
 class _Looked(NamedTuple):
     """What came of an observation's pictures: all of them, or why not; and the seconds that it took."""
@@ -137,9 +140,12 @@ class RobotStream:
                 arrived = time.perf_counter()
                 # Before anything of the session changes: the encoder runs elsewhere, and other robots are served.
                 self._follow_promotions()
-                await self._session.learn(request.observation)
-                looked = await self._look(request.observation) if self._session.sees else NOTHING_TO_SEE
-                self._take(request, arrived, looked, alone=not behind and self._statistics.active_streams == 1)
+                if behind and self._session.sees and await self._overtaken(request, reading):
+                    self._drop(request.observation, pb.DROP_REASON_NEWER_OBSERVATION)
+                else:
+                    await self._session.learn(request.observation)
+                    looked = await self._look(request.observation) if self._session.sees else NOTHING_TO_SEE
+                    self._take(request, arrived, looked, alone=not behind and self._statistics.active_streams == 1)
                 # A chunk that was computed at once leaves without another turn of the event loop.
                 await self._flush()
                 behind = reading.done()
@@ -149,13 +155,25 @@ class RobotStream:
         finally:
             reading.cancel()
 
+    async def _overtaken(self, request: pb.StreamActionsRequest, reading: asyncio.Future[Any]) -> bool:
+        """Whether the robot has sent a newer observation already, which can stand in this one's place: a robot that
+        sends faster than its pictures are decoded would otherwise be answered ever later.
+        """
+        if request.WhichOneof("request") != "observation" or not self._session.can_miss(request.observation):
+            return False
+        await asyncio.wait((reading,), timeout=NEWER_SECONDS)
+        return reading.done() and not reading.exception() and reading.result() is not grpc.aio.EOF
+
     async def _look(self, observation: pb.Observation) -> _Looked:
         """Have the observation's pictures decoded."""
         started = time.perf_counter()
         try:
-            pictures = await self._session.look(observation, self._policies.image_decoder)
+            pictures = await self._policies.image_decoder.decode(self._version.spec, observation)
         except ObservationRejected as rejected:
             return _Looked({}, rejected, 0.0)
+        except Exception:
+            self._log.exception("decoding failed", step=observation.step)
+            return _Looked({}, ObservationRejected(pb.ERROR_CODE_INTERNAL, FAILED), 0.0)
         return _Looked(pictures, None, time.perf_counter() - started if pictures else 0.0)
 
     def _take(self, request: pb.StreamActionsRequest, arrived: float, looked: _Looked, *, alone: bool) -> None:
@@ -195,7 +213,8 @@ class RobotStream:
                 self,
                 inputs,
                 answer,
-                deadline=observation.deadline if observation.HasField("deadline") else None,
+                # It counts from the arrival: decoding took some of it.
+                deadline=observation.deadline - (prepared - arrived) if observation.HasField("deadline") else None,
                 alone=alone,
             )
         except (ObservationRejected, Overloaded) as refused:
@@ -275,11 +294,15 @@ class RobotStream:
             return observation_error(observation, pb.ERROR_CODE_INTERNAL, Exception(FAILED))
         reason = pb.DROP_REASON_DEADLINE if isinstance(outcome, Expired) else pb.DROP_REASON_NEWER_OBSERVATION
         version.statistics.observation_dropped(reason)
-        return pb.StreamActionsResponse(
-            dropped=pb.ObservationDropped(
-                episode_id=observation.episode_id[:MAX_IDENTIFIER_LENGTH], step=observation.step, reason=reason
-            )
-        )
+        return _dropped(observation, reason)
+
+    def _drop(self, observation: pb.Observation, reason: pb.DropReason.ValueType) -> None:
+        """Answer an observation that nobody looked at."""
+        if observation.history_only:
+            return
+        self._version.statistics.observation_dropped(reason)
+        self._places.append(_Place(_dropped(observation, reason)))
+        self._changed.set()
 
     async def _write(self) -> None:
         while True:
@@ -303,3 +326,10 @@ class RobotStream:
                     raise StreamEnded("the server is shutting down; reconnect")
         finally:
             self._writing = False
+
+
+def _dropped(observation: pb.Observation, reason: pb.DropReason.ValueType) -> pb.StreamActionsResponse:
+    episode = observation.episode_id[:MAX_IDENTIFIER_LENGTH]
+    return pb.StreamActionsResponse(
+        dropped=pb.ObservationDropped(episode_id=episode, step=observation.step, reason=reason)
+    )

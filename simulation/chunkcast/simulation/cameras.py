@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quality = Literal["full", "fast"]
-"""``full`` has shadows, reflections, sky and smoothed edges, as MuJoCo draws by default; ``fast`` has none of them, and
-takes a sixth of the time on a processor (480 x 480)."""
+"""``full`` has shadows, reflections, sky and smoothed edges, as MuJoCo draws by default; ``fast`` has none of them."""
 
 PUBLISHED_POSITION = (0.75, 0.075, 0.7)
 """Of ``corner2`` in the protocols of published vision-language-action policies on MetaWorld, metres."""

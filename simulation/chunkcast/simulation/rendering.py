@@ -77,28 +77,25 @@ class SceneRenderer:
         import mujoco
 
         model, index = self._model, _camera_index(self._model, camera)
-        place, field_of_view = model.cam_pos[index].copy(), float(model.cam_fovy[index])
+        # One that tracks a body keeps its place relative to it apart from the others'.
+        tracks = model.cam_mode[index] == mujoco.mjtCamLight.mjCAMLIGHT_TRACK
+        places = model.cam_pos0 if tracks else model.cam_pos
+        place, field_of_view = places[index].copy(), float(model.cam_fovy[index])
         renderer = self._renderers[camera.size, camera.quality]
         # For this picture alone: another view may be of the same camera.
-        model.cam_pos[index] = (place if camera.position is None else camera.position) + self._displacement
+        places[index] = (place if camera.position is None else camera.position) + self._displacement
         model.cam_fovy[index] = field_of_view if camera.field_of_view is None else camera.field_of_view
         try:
             mujoco.mj_camlight(model, data)  # where the camera is in the world is computed anew
             renderer.update_scene(data, camera=camera.name)
             picture = renderer.render()
         finally:
-            model.cam_pos[index], model.cam_fovy[index] = place, field_of_view
+            places[index], model.cam_fovy[index] = place, field_of_view
         return np.ascontiguousarray(picture[::-1, ::-1] if camera.turned else picture)
 
     def move(self, displacement: npt.NDArray[np.float64]) -> None:
         """Put every camera elsewhere than it belongs by ``displacement`` (``[3]``, metres); zeros put it back."""
         self._displacement = displacement
-
-    def close(self) -> None:
-        """Give back what the GL library holds."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
 
 
 def _camera_index(model: Any, camera: Camera) -> int:
@@ -112,6 +109,9 @@ def _renderer(model: Any, camera: Camera) -> Any:
     import mujoco
 
     smoothing = model.vis.quality.offsamples
+    # MuJoCo draws no picture larger than this.
+    model.vis.global_.offwidth = max(model.vis.global_.offwidth, camera.size)
+    model.vis.global_.offheight = max(model.vis.global_.offheight, camera.size)
     fast = camera.quality == "fast"
     try:
         model.vis.quality.offsamples = 0 if fast else smoothing  # read when the GL context is made

@@ -160,11 +160,12 @@ def what_decides_the_result(run: dict[str, Any]) -> dict[str, Any]:
     Args:
         run: as ``Checkpoint.run``.
     """
-    elsewhere = {"data", "out", "resume", "device", "precision", "keep_epochs", "preset"}
+    elsewhere = {"data", "out", "resume", "device", "precision", "keep_epochs", "preset", "frame_memory_gb"}
     elsewhere |= {"text_encoder", "instructions", "teacher", "start_from"}  # paths: their contents are compared
     settings = {name: value for name, value in run["config"].items() if name not in elsewhere}
     contents = ("told", "data_sha256", "teacher_sha256", "start_from_sha256", "bf16")
-    return {**settings, **{name: run[name] for name in contents}}
+    seen = {"frames": run["frames"]} if run.get("frames") else {}  # runs without cameras are who they were
+    return {**settings, **{name: run[name] for name in contents}, **seen}
 
 
 def run_identity(run: dict[str, Any]) -> str:
@@ -176,14 +177,14 @@ def run_identity(run: dict[str, Any]) -> str:
 def load_policy(checkpoint: Checkpoint) -> DiffusionPolicy:
     """The policy with its averaged weights, on the CPU, in evaluation mode."""
     weights = checkpoint.part("ema")
-    policy = DiffusionPolicy(
-        checkpoint.policy_config,
-        weights["state_mean"],
-        weights["state_std"],
-        weights["instruction_mean"],
-        weights["instruction_scale"],
-        weights["action_low"],
-        weights["action_high"],
+    normalisation = (
+        "state_mean",
+        "state_std",
+        "instruction_mean",
+        "instruction_scale",
+        "action_low",
+        "action_high",
     )
+    policy = DiffusionPolicy(checkpoint.policy_config, *(weights[name] for name in normalisation))
     policy.load_state_dict(weights)
     return policy.eval().requires_grad_(False)

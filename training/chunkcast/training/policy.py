@@ -80,6 +80,7 @@ class DiffusionPolicy(nn.Module):
         instruction_mean: float32 ``[E]``, of the instructions' embeddings.
         instruction_scale: float32 ``[]``, their root mean square distance from it, an entry.
         action_low, action_high: float32 ``[A]``, the robot's bounds; actions are scaled from them to [-1, 1].
+        pretrained: begin with published weights of the image encoders, where they have some.
     """
 
     state_mean: torch.Tensor
@@ -103,6 +104,8 @@ class DiffusionPolicy(nn.Module):
         instruction_scale: torch.Tensor,
         action_low: torch.Tensor,
         action_high: torch.Tensor,
+        *,
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -126,6 +129,7 @@ class DiffusionPolicy(nn.Module):
                 size=size,
                 features=config.image_features,
                 instruction_size=config.instruction_size,
+                pretrained=pretrained,
             )
             for size in config.image_sizes
         )

@@ -186,8 +186,8 @@ class TrainConfig:
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")
         for name in ("image_shift", "image_colour", "privileged_weight", "frame_memory_gb"):
             self._require(name, 0.0 <= getattr(self, name) < math.inf, "be finite and not negative")
-        if self.cameras and self.teacher is not None:
-            raise TrainingError("--teacher is for policies without --cameras")
+        if self.teacher is not None and (self.cameras or self.noise_draws > 1):
+            raise TrainingError("--teacher is for policies without --cameras, and --noise-draws 1")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")
         self._check_objective_and_instructions()

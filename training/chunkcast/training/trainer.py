@@ -121,6 +121,7 @@ class Trainer:
             *self.instructions.moments(),
             action_low,
             action_high,
+            pretrained=not config.resume,
         )
         self.policy.fit_differences(states)
         self.policy.to(device)

@@ -22,6 +22,9 @@ from chunkcast.training.files import sha256_of
 from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
+PRIVILEGED = "privileged."
+"""The head that tells recorded states, by its weights' names."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -56,7 +59,9 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
     found = _of_bundle(source) if (source / SPEC_NAME).is_file() else _of_run(weights_file(source, last_checkpoint))
     again = "train with the settings that it was trained with"
     own = policy.state_dict()
-    if missing := sorted(set(own) - set(found.weights) - found.implied):
+    # What was learned beside acting is not in a bundle, and not needed to act.
+    implied = found.implied | {name for name in own if name.startswith(PRIVILEGED)}
+    if missing := sorted(set(own) - set(found.weights) - implied):
         raise CheckpointError(f"{source} is of another network: it has no {missing[0]}; {again}")
     for name, value in own.items():
         if name in found.weights and found.weights[name].shape != value.shape:
@@ -106,6 +111,10 @@ def _of_bundle(bundle: Path) -> Source:
     from onnx import numpy_helper
 
     spec = read_spec(bundle)
+    if spec.HasField("variant"):
+        raise CheckpointError(
+            f"{bundle} is in {spec.variant.precision}; begin with the run it was exported from, or a bundle in fp32"
+        )
     expected = next((file.sha256 for file in spec.files if file.path == GRAPH_NAME), "")
     file = bundle / GRAPH_NAME
     if not file.is_file() or sha256_of(file) != expected:

@@ -299,13 +299,17 @@ def sim_command(config: SimConfig, target: str) -> None:
 
 def _jobs(config: SimConfig, spec: pb.PolicySpec) -> list[Any]:
     from chunkcast.client.sim.episode import EpisodeJob
-    from chunkcast.client.sim.faults import UnknownFault, parse_fault
+    from chunkcast.client.sim.faults import UnknownFault, faults_for, parse_fault
     from chunkcast.client.sim.phrasing import BadTable, read_phrases, task_of
 
     try:
         fault = parse_fault(config.fault) if config.fault else None
     except UnknownFault as error:
         raise BadFlag(str(error)) from None
+    if fault and fault.name not in (noticeable := faults_for(spec)):
+        raise BadFlag(
+            f"--fault {fault.name} changes nothing that {spec.name} is shown; expected one of {', '.join(noticeable)}"
+        )
     texts = {task_of(instruction): instruction.text for instruction in spec.instructions}
     known = list(texts)
     asked = (task for task in re.split(r"[,\s]+", config.tasks) if task)

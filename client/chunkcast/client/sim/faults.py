@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from chunkcast.client.sim import image_faults
 from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
 from chunkcast.client.sim.observed import Observed, changed
 from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS
+from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import camera_entries
 
 ONE_TICK = 18
 """Entries of MetaWorld's observation that describe a tick; the tick before follows, then the goal."""
@@ -60,6 +62,7 @@ class FaultKind:
         most: the largest size that makes sense.
         from_tick: by default; 0 is a fault that is there from the beginning.
         meaning: one line.
+        needs: what a policy has to be shown for the fault to mean anything to it.
     """
 
     size: float
@@ -67,26 +70,40 @@ class FaultKind:
     most: float
     from_tick: int
     meaning: str
+    needs: Literal["nothing", "objects", "pictures"] = "nothing"
 
 
 FAULTS: dict[str, FaultKind] = {
-    "sensor-bias": FaultKind(0.06, "m", 1.0, 0, "the object's position is off by a constant, in a random direction"),
-    "sensor-noise": FaultKind(0.03, "m", 1.0, 0, "white noise on every position, its standard deviation"),
+    "sensor-bias": FaultKind(
+        0.06, "m", 1.0, 0, "the object's position is off by a constant, in a random direction", "objects"
+    ),
+    "sensor-noise": FaultKind(0.03, "m", 1.0, 0, "white noise on every position, its standard deviation", "objects"),
     "frozen": FaultKind(0.0, "", 0.0, 15, "the observation stands still"),
-    "swapped": FaultKind(0.0, "", 0.0, 0, "the x and y entries of hand and object change places"),
+    "swapped": FaultKind(0.0, "", 0.0, 0, "the x and y entries of hand and object change places", "objects"),
     "wrong-task": FaultKind(0.0, "", 0.0, 0, "the policy is told another of its instructions"),
     "action-scale": FaultKind(0.25, "1", 10.0, 0, "the arm moves by this share of what it is told"),
     "delay": FaultKind(12.0, "ticks", 100.0, 0, "an action is executed so many ticks after its time"),
     "gripper-stuck": FaultKind(0.0, "", 0.0, 0, "the gripper stays open"),
-    "occluded": FaultKind(0.1, "1", 1.0, 0, "something grey covers this share of each picture"),
-    "dark": FaultKind(0.4, "1", 4.0, 0, "each picture has this share of its light"),
-    "blurred": FaultKind(2.0, "px", 64.0, 0, "each picture is out of focus, a Gaussian's standard deviation"),
-    "camera-moved": FaultKind(0.05, "m", 1.0, 0, "something knocks the cameras, in a random direction"),
+    "occluded": FaultKind(0.1, "1", 1.0, 0, "something grey covers this share of each picture", "pictures"),
+    "dark": FaultKind(0.4, "1", 4.0, 0, "each picture has this share of its light", "pictures"),
+    "blurred": FaultKind(
+        2.0, "px", 64.0, 0, "each picture is out of focus, a Gaussian's standard deviation", "pictures"
+    ),
+    "camera-moved": FaultKind(0.05, "m", 1.0, 0, "something knocks the cameras, in a random direction", "pictures"),
     "frozen-picture": FaultKind(
-        0.0, "", 0.0, 15, "each picture stands still, and the rest of the observation does not"
+        0.0, "", 0.0, 15, "each picture stands still, and the rest of the observation does not", "pictures"
     ),
     "object-moved": FaultKind(0.12, "m", 1.0, 20, "something moves the object, in a random horizontal direction"),
 }
+
+
+def faults_for(spec: pb.PolicySpec) -> tuple[str, ...]:
+    """The faults that this policy could notice: one that is told no object's position is not misled about it, and one
+    without cameras sees nothing of theirs.
+    """
+    entries = next((entry.shape[0] for entry in spec.observations if entry.key == STATE_KEY), 0)
+    shown = {"nothing": True, "objects": entries >= ONE_TICK, "pictures": bool(camera_entries(spec))}
+    return tuple(name for name, kind in FAULTS.items() if shown[kind.needs])
 
 
 def parse_fault(text: str) -> Fault:
@@ -133,7 +150,8 @@ class FaultyRobot:
         self._bias = fault.size * direction / np.linalg.norm(direction)
         angle = self._generator.uniform(0.0, 2.0 * math.pi)
         self._push = fault.size * np.array([math.cos(angle), math.sin(angle)])
-        self._place = self._generator.uniform(size=2)
+        # Of its own: what the other faults draw stays what it was.
+        self._place = np.random.default_rng([FAULT_SEED, seed, 1]).uniform(size=2)
         self._frozen: Observed | None = None
         self._late: deque[npt.NDArray[np.float32]] = deque()
 
@@ -159,7 +177,10 @@ class FaultyRobot:
             self._frozen = self._frozen or dict(observed)
             return self._frozen
         name, size = self._fault.name, self._fault.size
-        if change := {"sensor-bias": self._biased, "sensor-noise": self._noisy, "swapped": _swapped}.get(name):
+        if name == "sensor-noise":
+            # Drawn at every tick, looked at or not: what is drawn follows from the seed and the tick.
+            return changed(observed, {STATE_KEY: partial(_plus, size * self._generator.standard_normal((2, 2, 3)))})
+        if change := {"sensor-bias": self._biased, "swapped": _swapped}.get(name):
             return changed(observed, {STATE_KEY: change})
         pictures = [key for key in observed if key != STATE_KEY]
         match name:
@@ -204,16 +225,17 @@ class FaultyRobot:
             state[tick + OBJECT.start : tick + OBJECT.stop] += self._bias.astype(state.dtype)
         return state
 
-    def _noisy(self, state: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        for tick in (0, ONE_TICK):
-            for part in (HAND, OBJECT):
-                noise = self._fault.size * self._generator.standard_normal(3)
-                state[tick + part.start : tick + part.stop] += noise.astype(state.dtype)
-        return state
-
 
 def _instead(other: npt.NDArray[Any], _own: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return other
+
+
+def _plus(noise: npt.NDArray[np.float64], state: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``noise [tick, hand or object, 3]`` added to ``state``."""
+    for tick, of_tick in zip((0, ONE_TICK), noise, strict=True):
+        for part, displacement in zip((HAND, OBJECT), of_tick, strict=True):
+            state[tick + part.start : tick + part.stop] += displacement.astype(state.dtype)
+    return state
 
 
 def _swapped(state: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -32,9 +32,8 @@ class ExportConfig:
     """Export the checkpoint with the lowest validation loss instead of the last one. It is seldom the better policy:
     measure both."""
     precision: Precision = "fp32"
-    """Numbers that the graph computes in: int8 makes a chunk 2.5 times as fast on processors that multiply in
-    it, fp16 a graph for GPUs. Either is compared with fp32 on the run's demonstrations, and refused if its actions
-    differ by too much."""
+    """Numbers that the graph computes in: int8 is faster on processors that multiply in it, fp16 is for GPUs. Either is
+    compared with fp32 on the run's demonstrations, and refused if its actions differ by too much."""
     data: Path | None = None
     """The run's demonstrations, for that comparison; by default where they were."""
     overwrite: bool = False
@@ -82,7 +81,7 @@ def export_command(config: ExportConfig) -> None:
     spec = exported.spec
     print(
         f"{config.out}: {spec.name} {spec.version}, epoch {exported.epoch}, {spec.sampler.evaluations} evaluations; "
-        f"{GRAPH_NAME} {exported.graph_bytes / 1e6:.1f} MB and {SPEC_NAME}; differs from torch by at most "
+        f"{GRAPH_NAME} {exported.graph_bytes / 1e6:.1f} MB and {SPEC_NAME}; in fp32 it differs from torch by at most "
         f"{exported.parity:.1e}"
     )
     if spec.HasField("variant"):

@@ -23,7 +23,7 @@ from chunkcast.training.export.policy_graph import (
 )
 from chunkcast.training.export.variants import Feeds
 from chunkcast.training.train_config import TrainConfig
-from chunkcast.training.vision.seen import what_is_seen
+from chunkcast.training.vision.seen import frames_facts, what_is_seen
 from chunkcast.training.windows import Windows, split_by_episode
 
 BATCH = 16
@@ -53,6 +53,10 @@ def demonstrated_observations(
     demonstrations = read_demonstrations(config.data)
     if demonstrations.sha256 != checkpoint.run["data_sha256"]:
         raise ExportError(f"{config.data} has other demonstrations than the run's; name the run's with --data")
+    if frames_facts(config) != checkpoint.run["frames"]:
+        raise ExportError(
+            f"{config.data} has other frames than the run's; render these again, or name its own with --data"
+        )
     trained, held_out = split_by_episode(demonstrations, config.validation_fraction, config.seed)
     device = torch.device("cpu")
     seen = what_is_seen(config, demonstrations, trained, device, held=False)

@@ -162,7 +162,8 @@ def read_frames(folder: Path, demonstrations_sha256: str, episode_index: npt.NDA
     settings, shards, complete = found
     if not complete:
         raise DemonstrationsError(
-            f"the rendering of {folder}'s frames was interrupted; go on with chunkcast-render {folder}"
+            f"the rendering of {folder}'s frames was interrupted; go on with chunkcast-render {folder} and the flags "
+            "that it was begun with"
         )
     if settings.demonstrations_sha256 != demonstrations_sha256:
         raise DemonstrationsError(

@@ -35,10 +35,14 @@ def render_frames(data: Path, config: FrameFlags, workers: int, *, overwrite: bo
     if overwrite:
         shutil.rmtree(data / FOLDER, ignore_errors=True)
     found = read_settings(data)
-    if found and (found[0] != settings or found[2]):
+    if found and found[2]:
         raise TrainingError(
-            f"{data} has {'' if found[2] else 'a part of '}frames of {', '.join(found[0].views)} already; pass "
-            "--overwrite to replace them"
+            f"{data} has frames of {', '.join(found[0].views)} already; pass --overwrite to replace them"
+        )
+    if found and found[0] != settings:
+        raise TrainingError(
+            f"{data} has a part of its frames by other settings ({', '.join(found[0].views)}, every "
+            f"{found[0].every}. tick, quality {found[0].quality}); pass what it was begun with, or --overwrite"
         )
     columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -7,7 +7,7 @@ demonstrations, with other cameras whenever wanted, and each tick's state is com
 from __future__ import annotations
 
 import io
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ FramesOfTick = dict[str, bytes]
 """A tick's compressed pictures, by view."""
 
 
-@cache
+@lru_cache(maxsize=1)
 def _scene(task: str, cameras: tuple[Camera, ...]) -> tuple[Any, SceneRenderer]:
-    """One environment and renderer a task and process: a GL context takes half a second to make."""
+    """The last task's: episodes come task by task, and a GL context takes half a second to make."""
     environment = make_environment(task)
     return environment, SceneRenderer(environment.model, cameras)
 

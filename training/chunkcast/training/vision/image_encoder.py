@@ -41,15 +41,20 @@ class ImageEncoder(nn.Module, ABC):
         """``[N, F]`` of ``frames [N, H, H, 3]``, 0 to 255 in any dtype, and ``instruction [N, E]``, normalised."""
 
 
-def make_image_encoder(name: str, *, size: int, features: int, instruction_size: int) -> ImageEncoder:
+def make_image_encoder(
+    name: str, *, size: int, features: int, instruction_size: int, pretrained: bool = False
+) -> ImageEncoder:
     """The encoder called ``name``.
+
+    Args:
+        pretrained: with its published weights, where it has some; a checkpoint brings its own.
 
     Raises:
         TrainingError: there is none of that name, or none for frames of that size.
     """
     if name == CONVOLUTIONAL:
         return ConvolutionalEncoder(size, features, instruction_size)
-    return TimmEncoder(name, size, features, instruction_size)
+    return TimmEncoder(name, size, features, instruction_size, pretrained)
 
 
 def centred(frames: torch.Tensor) -> torch.Tensor:
@@ -125,17 +130,17 @@ class ModulatedBlock(nn.Module):
 
 
 class TimmEncoder(ImageEncoder):
-    """Any of timm's encoders, with its published weights where they can be had, its features modulated by the
-    instruction.
+    """Any of timm's encoders, its features modulated by the instruction.
 
     Args:
-        name: timm's, such as ``resnet18``; with ``:scratch`` after it the weights are random.
+        name: timm's, such as ``resnet18``; with ``:scratch`` after it there are no published weights.
         size: of a frame.
         features: ``F``.
         instruction_size: ``E``.
+        pretrained: with the published weights.
     """
 
-    def __init__(self, name: str, size: int, features: int, instruction_size: int) -> None:
+    def __init__(self, name: str, size: int, features: int, instruction_size: int, pretrained: bool) -> None:
         super().__init__()
         try:
             import timm
@@ -148,12 +153,12 @@ class TimmEncoder(ImageEncoder):
             raise TrainingError(f"unknown --image-encoder {name!r}; expected {CONVOLUTIONAL} or a model of timm's")
         options = {"img_size": size} if "vit" in model else {}
         try:
-            self.backbone = timm.create_model(model, pretrained=not scratch, num_classes=0, **options)
-        except Exception as error:  # whatever the download raises
+            self.backbone = timm.create_model(model, pretrained=pretrained and not scratch, num_classes=0, **options)
+        except Exception as error:  # whatever a download raises, and a size that the model cannot take
             reason = str(error).splitlines()[0]
             raise TrainingError(
-                f"the weights of {model} cannot be had ({reason}); pass --image-encoder {model}:scratch to train "
-                "without"
+                f"{model} cannot be had for {size} pixels ({reason}); without its published weights it is "
+                f"--image-encoder {model}:scratch"
             ) from None
         channels = self.backbone.num_features
         self.film = nn.Linear(instruction_size, 2 * channels)

@@ -35,7 +35,7 @@ def what_is_seen(
         held: whether to hold them decoded, where there is room.
 
     Raises:
-        DemonstrationsError: there are no frames of these views, or fewer entries in the state.
+        DemonstrationsError: there are no frames of these views, fewer entries in the state, or none to tell.
     """
     if not config.cameras:
         return None
@@ -53,6 +53,11 @@ def what_is_seen(
     room = int(config.frame_memory_gb * 1e9) if held else 0
     frames = FrameTensors(compressed, config.cameras, len(demonstrations.states), device, room)
     told = privileged_targets(demonstrations, config.proprioception, episodes) if config.privileged_weight else None
+    if told is not None and not told.shape[1]:
+        raise DemonstrationsError(
+            f"{config.data} has recorded no more than the {config.proprioception} entries that the policy is shown: "
+            "there is nothing for the image encoder to tell; pass --privileged-weight 0"
+        )
     return Seen(config.proprioception, frames, told)
 
 
