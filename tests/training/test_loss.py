@@ -12,7 +12,7 @@ from chunkcast.simulation.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.choices import PredictionType
 from chunkcast.training.denoisers.residual_mlp import ResidualMlpDenoiser
 from chunkcast.training.loss import CONTINUATION_DECAY, continued_chunk, denoising_loss, penalty, timestep_weights
-from chunkcast.training.policy import DIFFERENCE_BINS, DiffusionPolicy, PolicyConfig
+from chunkcast.training.policy import BINS, DiffusionPolicy, PolicyConfig
 from chunkcast.training.sampling import training_noise_scheduler
 from chunkcast.training.state_differences import differences_of, previous_of
 from chunkcast.training.windows import Batch
@@ -139,13 +139,13 @@ def test_the_encoder_sees_differences_of_the_state() -> None:
     made = DiffusionPolicy(
         config, torch.zeros(3), torch.ones(3), torch.zeros(2), torch.ones(()), torch.zeros(2), torch.ones(2)
     )
-    made.fit_differences(torch.tensor([[1.0, 0.5, 0.5], [0.5, 1.0, 1.0]]))
+    made.fit_intervals(torch.tensor([[1.0, 0.5, 0.5], [0.5, 1.0, 1.0]]))
     torch.testing.assert_close(made.difference_std, torch.tensor([0.5, 1e-4]))
     seen: list[torch.Tensor] = []
     made.encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     made.encode(torch.tensor([[[0.3, 0.2, 0.7]]]), torch.tensor([[0.0, 1.0]]))
     # The first was met from -0.5 to 0.5, so 0.1 lies in the 29th of 48 intervals, at 0.8 of it; the other was always 0.
-    binned = torch.full((2, DIFFERENCE_BINS), 1.0)
+    binned = torch.full((2, BINS), 1.0)
     binned[0, 28:] = -1.0
     binned[0, 28] = 2 * 0.8 - 1
     expected = [torch.tensor([0.3, 0.2, 0.7, 0.0, 1.0]), torch.tensor([0.2, 5.0]), binned.flatten()]

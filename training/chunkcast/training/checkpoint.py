@@ -120,7 +120,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
 def _policy_config(facts: dict[str, Any]) -> PolicyConfig:
     """JSON has lists where the configuration has tuples."""
     differences = tuple((int(one), int(other)) for one, other in facts.pop("differences", ()))
-    tuples = {name: tuple(facts.get(name, ())) for name in ("views", "image_sizes")}
+    tuples = {name: tuple(facts.get(name, ())) for name in ("views", "image_sizes", "binned")}
     return PolicyConfig(**{**facts, **tuples}, differences=differences)
 
 

@@ -26,12 +26,12 @@ MIN_STATE_STD = 1e-3
 MIN_DIFFERENCE_STD = 1e-4
 """As for the state; a point moves by a millimetre in a tick."""
 
-DIFFERENCE_BINS = 48
-"""Intervals of a difference, each holding as many of its distinct values: narrow where hands meet objects, wide on the
-way there."""
+BINS = 48
+"""Intervals of a difference or an entry, each holding as many of its distinct values: narrow where hands meet objects,
+wide on the way there."""
 
 MIN_BIN_WIDTH = 2e-4
-"""Metres; of a difference that never varies all edges are the same."""
+"""Metres; of what never varies all edges are the same."""
 
 EDGE_SAMPLES = 100_000
 """The most states from which the intervals are taken."""
@@ -58,7 +58,10 @@ class PolicyConfig:
     max_committed_steps: int = 0
     """The longest prefix of committed actions that the network has learned to continue; 0: none."""
     differences: tuple[tuple[int, int], ...] = ()
-    """Pairs of entries of the state whose difference the encoder sees too (see ``state_differences``)."""
+    """Pairs of entries of the state whose difference the encoder sees too, and in intervals (see
+    ``state_differences``)."""
+    binned: tuple[int, ...] = ()
+    """Entries of the state that the encoder sees in intervals too."""
     views: tuple[str, ...] = ()
     """Cameras' views whose frames the policy sees; none for a policy of states."""
     image_sizes: tuple[int, ...] = ()
@@ -91,6 +94,7 @@ class DiffusionPolicy(nn.Module):
     action_high: torch.Tensor
     minuends: torch.Tensor
     subtrahends: torch.Tensor
+    binned: torch.Tensor
     difference_std: torch.Tensor
     bin_low: torch.Tensor
     bin_width: torch.Tensor
@@ -117,10 +121,12 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("action_high", action_high)
         self.register_buffer("minuends", torch.tensor([pair[0] for pair in config.differences], dtype=torch.int64))
         self.register_buffer("subtrahends", torch.tensor([pair[1] for pair in config.differences], dtype=torch.int64))
+        self.register_buffer("binned", torch.tensor(config.binned, dtype=torch.int64), persistent=False)
         self.register_buffer("difference_std", torch.ones(len(config.differences)))
-        self.register_buffer("bin_low", torch.zeros(len(config.differences), DIFFERENCE_BINS))
-        self.register_buffer("bin_width", torch.ones(len(config.differences), DIFFERENCE_BINS))
-        state_features = config.state_size + len(config.differences) * (1 + DIFFERENCE_BINS)
+        in_intervals = len(config.differences) + len(config.binned)
+        self.register_buffer("bin_low", torch.zeros(in_intervals, BINS))
+        self.register_buffer("bin_width", torch.ones(in_intervals, BINS))
+        state_features = config.state_size + len(config.differences) + in_intervals * BINS
         image_features = len(config.views) * config.image_features
         condition_size = config.observation_steps * (state_features + image_features) + config.instruction_size
         self.image_encoders = nn.ModuleList(
@@ -158,9 +164,10 @@ class DiffusionPolicy(nn.Module):
         """``state [B, T, S]`` in physical units, ``instruction [B, E]`` and of each view ``images`` uint8
         ``[B, T, H, H, 3]``, encoded ``[B, W]``: once for a chunk, whatever the number of evaluations.
 
-        Beside the state the encoder sees its ``differences``, in their own standard deviations and in a piecewise
-        linear encoding over intervals (Gorishniy et al. 2022, arXiv:2203.05556, eq. 1): an expert does another thing
-        from one millimetre to the next, and a network that is shown a smooth number learns such an edge slowly.
+        Beside the state the encoder sees its ``differences``, in their own standard deviations, and these and the
+        ``binned`` entries in a piecewise linear encoding over intervals (Gorishniy et al. 2022, arXiv:2203.05556, eq.
+        1): an expert does another thing from one millimetre to the next, and a network that is shown a smooth number
+        learns such an edge slowly.
         """
         return self.condition(state, instruction, self.look(instruction, images))
 
@@ -185,29 +192,38 @@ class DiffusionPolicy(nn.Module):
         if looked is not None:
             seen.append(looked.flatten(1))
         if self.config.differences:
-            between = self._between(state)  # [B, T, D]
-            scaled = (between / self.difference_std).clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT)
-            seen += [scaled.flatten(1), self._binned(between).flatten(1)]
+            scaled = self._between(state) / self.difference_std  # [B, T, D]
+            seen.append(scaled.clamp(-NORMALIZED_STATE_LIMIT, NORMALIZED_STATE_LIMIT).flatten(1))
+        if self.config.differences or self.config.binned:
+            seen.append(self._in_intervals(state).flatten(1))
         return cast(torch.Tensor, self.encoder(torch.cat(seen, dim=-1)))
 
-    def fit_differences(self, states: torch.Tensor) -> None:
-        """Take the differences' scale, their root mean square, and their intervals from ``states [N, S]``.
+    def fit_intervals(self, states: torch.Tensor) -> None:
+        """Take the differences' scale, their root mean square, and all intervals from ``states [N, S]``.
 
-        Without differences there is nothing to take.
+        Without differences and binned entries there is nothing to take.
         """
-        if not self.config.differences:
+        if self.config.differences:
+            self.difference_std.copy_(self._between(states).square().mean(0).sqrt().clamp_min(MIN_DIFFERENCE_STD))
+        if not len(self.bin_low):
             return
-        self.difference_std.copy_(self._between(states).square().mean(0).sqrt().clamp_min(MIN_DIFFERENCE_STD))
-        some = self._between(states[:: -(-len(states) // EDGE_SAMPLES)])
-        levels = torch.linspace(0.0, 1.0, DIFFERENCE_BINS + 1, device=states.device)
+        some = self._cut(states[:: -(-len(states) // EDGE_SAMPLES)])
+        levels = torch.linspace(0.0, 1.0, BINS + 1, device=states.device)
         # Distinct ones: what rests, and what is absent and zero, would take most of the intervals.
         edges = torch.stack([torch.quantile(values.unique(), levels) for values in some.T])
         self.bin_low.copy_(edges[:, :-1])
         self.bin_width.copy_(edges.diff().clamp_min(MIN_BIN_WIDTH))
 
-    def _binned(self, between: torch.Tensor) -> torch.Tensor:
-        """``[..., D] -> [..., D, DIFFERENCE_BINS]``: of each interval how much lies below, from -1 to 1."""
-        return 2.0 * ((between[..., None] - self.bin_low) / self.bin_width).clamp(0.0, 1.0) - 1.0
+    def _in_intervals(self, state: torch.Tensor) -> torch.Tensor:
+        """``[..., S] -> [..., N, BINS]``: of each interval how much lies below, from -1 to 1."""
+        return 2.0 * ((self._cut(state)[..., None] - self.bin_low) / self.bin_width).clamp(0.0, 1.0) - 1.0
+
+    def _cut(self, state: torch.Tensor) -> torch.Tensor:
+        """``[..., S] -> [..., N]``: what is seen in intervals, in physical units."""
+        if not self.config.binned:
+            return self._between(state)
+        entries = state.index_select(-1, self.binned)
+        return torch.cat([self._between(state), entries], -1) if self.config.differences else entries
 
     def _between(self, state: torch.Tensor) -> torch.Tensor:
         """``[..., S] -> [..., D]``, in physical units."""

@@ -95,7 +95,8 @@ class TrainConfig:
     """Share of the training windows that get such a prefix, its length drawn from 1 to --max-committed-steps."""
     differences: bool = True
     """Show the network the vectors between the state's points too, elements that are named NAME_x, NAME_y and NAME_z in
-    metres, and how each point moved since previous_NAME."""
+    metres, and how each point moved since previous_NAME; where it has cameras, what it knows of itself, in fine
+    intervals."""
     motion_dropout: float = 0.3
     """Share of the training windows that are shown as if nothing had moved since the tick before (past motion dropout,
     Bansal et al. 2018, arXiv:1812.03079). In demonstrations only an arm that has arrived stands still: a policy that

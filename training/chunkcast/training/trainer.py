@@ -108,6 +108,7 @@ class Trainer:
             train_timesteps=config.process_timesteps,
             max_committed_steps=config.max_committed_steps,
             differences=differences_of(elements) if config.differences and not self.seen else (),
+            binned=tuple(range(self.seen.state_entries)) if config.differences and self.seen else (),
             **image_shapes(config, self.seen),
         )
         torch.manual_seed(config.seed)
@@ -123,7 +124,7 @@ class Trainer:
             action_high,
             pretrained=not config.resume,
         )
-        self.policy.fit_differences(states)
+        self.policy.fit_intervals(states)
         self.policy.to(device)
         if config.start_from is not None and not config.resume:
             start_from(self.policy, self.instructions, config.start_from, LAST_CHECKPOINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,12 @@ def image_shapes(config: TrainConfig, seen: Seen | None) -> dict[str, Any]:
 
 
 def frames_facts(config: TrainConfig) -> dict[str, Any] | None:
-    """How the frames of a run were made, for its checkpoints; ``None`` for a policy of states."""
+    """How the frames of a run were made, as a checkpoint's JSON has it; ``None`` for a policy of states."""
     if not config.cameras:
         return None
     found = read_settings(Path(config.data))
     assert found is not None  # they were read
     settings = asdict(found[0])
     settings["cameras"] = [asdict(camera) for camera in found[0].cameras if camera.view in config.cameras]
-    return settings
+    facts: dict[str, Any] = json.loads(json.dumps(settings))
+    return facts
