@@ -78,20 +78,6 @@ def test_a_cameras_fault_changes_its_pictures_and_nothing_else(fault: str) -> No
     assert (seen("")[1] == pictures).all()
 
 
-def test_a_picture_is_made_when_it_is_looked_at_and_not_after_the_robot_moved_on() -> None:
-    require_gl()
-    seeing = MetaWorldRobot(TASK, (Camera("eye", "corner2", 48, turned=True),), 4)
-    seeing.begin_episode(SEED)
-    first = seeing.observe()
-    looked_at = first["eye"]
-    unseen = seeing.observe()
-    seeing.act(FORWARD)
-    assert first["eye"] is looked_at
-    assert set(unseen) == {STATE_KEY, "eye"}
-    with pytest.raises(RuntimeError, match="eye was not looked at before the robot moved on"):
-        unseen["eye"]
-
-
 def test_sizes_mean_what_they_say(arm: MetaWorldRobot) -> None:
     healthy = played(arm, "")
     bias = (played(arm, "sensor-bias:0.05") - healthy)[:, 4:7]
@@ -206,37 +192,3 @@ def test_a_slowed_robot_is_slow_to_the_end_and_arrives(shipped_server: PrivateSe
         assert arm.success
         steps[alarmed] = arm.steps
     assert steps[True] > 1.2 * steps[False]
-
-
-def test_a_knock_moves_the_cameras_that_a_hand_carries_too() -> None:
-    require_gl()
-    cameras = (Camera("near", "corner2", 48, turned=True), Camera("carried", "gripperPOV", 48))
-    seeing = MetaWorldRobot(TASK, cameras, 4)
-    seeing.begin_episode(SEED)
-    before = seeing.observe()
-    pictures = {camera.view: before[camera.view] for camera in cameras}
-    seeing.move_cameras(np.array([0.05, 0.0, 0.0]))
-    knocked = seeing.observe()
-    assert all((knocked[view] != picture).mean() > 0.05 for view, picture in pictures.items())
-    seeing.begin_episode(SEED)
-    again = seeing.observe()
-    assert all((again[view] == picture).all() for view, picture in pictures.items())
-
-
-def test_a_large_picture_can_be_made() -> None:
-    require_gl()
-    large = MetaWorldRobot(TASK, (Camera("eye", "corner2", 700),), 4)
-    large.begin_episode(SEED)
-    assert large.observe()["eye"].std() > 10
-
-
-def test_two_views_of_one_camera_see_each_its_own() -> None:
-    require_gl()
-    near, far = Camera("near", "corner2", 48, field_of_view=30.0), Camera("far", "corner2", 48)
-    both = MetaWorldRobot(TASK, (near, far), 4)
-    alone = MetaWorldRobot(TASK, (far,), 4)
-    for robot in (both, alone):
-        robot.begin_episode(SEED)
-    seen = both.observe()
-    assert (seen["near"] != seen["far"]).any()
-    assert (seen["far"] == alone.observe()["far"]).all()

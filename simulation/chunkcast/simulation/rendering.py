@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class SceneRenderer:
             kind = (camera.size, camera.quality)
             if kind not in self._renderers:
                 self._renderers[kind] = _renderer(model, camera)
+        weakref.finalize(self, _free, self._renderers).atexit = False
 
     def render(self, data: Any) -> dict[str, npt.NDArray[np.uint8]]:
         """A picture of each camera, uint8 ``[size, size, 3]``, by its view.
@@ -96,6 +98,20 @@ class SceneRenderer:
     def move(self, displacement: npt.NDArray[np.float64]) -> None:
         """Put every camera elsewhere than it belongs by ``displacement`` (``[3]``, metres); zeros put it back."""
         self._displacement = displacement
+
+
+def _free(renderers: dict[tuple[int, str], Any]) -> None:
+    """Give back what the GL library holds for each of ``renderers``.
+
+    In its own context: MuJoCo's ``close`` would delete the objects of the context that happens to be current, and
+    another renderer would go on drawing garbage.
+    """
+    for renderer in renderers.values():
+        renderer._gl_context.make_current()
+        renderer._mjr_context.free()
+        renderer._mjr_context = None
+        renderer.close()
+    renderers.clear()
 
 
 def _camera_index(model: Any, camera: Camera) -> int:
