@@ -25,13 +25,14 @@ from tests.training.conftest import ExportSeeing
 def test_a_variant_is_smaller_serves_and_judges_health_and_says_how_far_it_is(
     export_seeing: ExportSeeing, precision: Precision
 ) -> None:
-    folders, (whole, small) = zip(export_seeing(1, "fp32"), export_seeing(1, precision), strict=True)
+    exports = export_seeing(1, "fp32"), export_seeing(1, precision)
+    whole, small = (each.facts for each in exports)
     assert not whole.spec.HasField("variant")
     assert small.spec.variant.precision == precision
     assert 0.0 < small.spec.variant.action_difference <= small.spec.variant.bound == BOUND
     assert small.spec.variant.observations > 5
     assert small.graph_bytes < 0.7 * whole.graph_bytes
-    bundles = [read_bundle(folder) for folder in folders]
+    bundles = [read_bundle(each.folder) for each in exports]
     assert bundles[0].spec.version != bundles[1].spec.version
     generator = np.random.default_rng(0)
     inputs = {

@@ -59,8 +59,8 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
     found = _of_bundle(source) if (source / SPEC_NAME).is_file() else _of_run(weights_file(source, last_checkpoint))
     again = "train with the settings that it was trained with"
     own = policy.state_dict()
-    # What was learned beside acting is not in a bundle, and not needed to act.
-    implied = found.implied | {name for name in own if name.startswith(PRIVILEGED)}
+    # What was learned beside acting is not in a bundle, and not needed to act; and what is empty is nowhere.
+    implied = found.implied | {name for name, value in own.items() if name.startswith(PRIVILEGED) or not value.numel()}
     if missing := sorted(set(own) - set(found.weights) - implied):
         raise CheckpointError(f"{source} is of another network: it has no {missing[0]}; {again}")
     for name, value in own.items():

@@ -53,13 +53,13 @@ def demonstrated_observations(
     demonstrations = read_demonstrations(config.data)
     if demonstrations.sha256 != checkpoint.run["data_sha256"]:
         raise ExportError(f"{config.data} has other demonstrations than the run's; name the run's with --data")
+    trained, held_out = split_by_episode(demonstrations, config.validation_fraction, config.seed)
+    device = torch.device("cpu")
+    seen = what_is_seen(config, demonstrations, trained, device, held=False)
     if frames_facts(config) != checkpoint.run["frames"]:
         raise ExportError(
             f"{config.data} has other frames than the run's; render these again, or name its own with --data"
         )
-    trained, held_out = split_by_episode(demonstrations, config.validation_fraction, config.seed)
-    device = torch.device("cpu")
-    seen = what_is_seen(config, demonstrations, trained, device, held=False)
     generator = torch.Generator().manual_seed(NOISE_SEED)
 
     def some(episodes: Any, count: int) -> list[Feeds]:

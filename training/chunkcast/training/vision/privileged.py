@@ -21,7 +21,7 @@ def privileged_targets(
     demonstrations: Demonstrations, seen: int, episodes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """What the encoder is to tell of every row, float32 ``[N, P]``: each entry of the state that the policy does not
-    see at this tick, and the vectors between points, as deviations from their task's mean in standard deviations within
+    see at this tick, and the vectors from and to points that it does not see, as deviations from their task's mean in standard deviations within
     tasks.
 
     Args:
@@ -31,7 +31,7 @@ def privileged_targets(
     elements = demonstrations.manifest["state"]["elements"]
     before = {pair[0] for pair in previous_of(elements)}
     unseen = [index for index in range(seen, len(elements)) if index not in before]
-    pairs = [pair for pair in differences_of(elements) if pair[1] not in before]
+    pairs = [pair for pair in differences_of(elements) if pair[1] not in before and max(pair) >= seen]
     states = demonstrations.states
     values = np.concatenate(
         [states[:, unseen], states[:, [pair[0] for pair in pairs]] - states[:, [pair[1] for pair in pairs]]], axis=1
