@@ -75,9 +75,7 @@ def test_an_interrupted_rendering_goes_on_and_equals_one_that_was_not(frames_fol
         read_frames(folder, demonstrations.sha256, demonstrations.episode_index)
     other = rendered(folder, "--image-size", "48")
     assert other.returncode == 2
-    assert (
-        "has a part of its frames by other settings (corner2-close, gripper, every 2. tick, quality 95)" in other.stderr
-    )
+    assert "a part of its frames by other settings (corner2-close, gripper, every 2. tick, quality 95)" in other.stderr
     same = ("--cameras", "corner2-close", "gripper:48", "--image-size", "32", "--every", "2")
     assert rendered(folder, *same).returncode == 0
     assert json.loads(manifest_file.read_text())["shards"] == whole

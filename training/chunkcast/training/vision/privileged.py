@@ -21,8 +21,8 @@ def privileged_targets(
     demonstrations: Demonstrations, seen: int, episodes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """What the encoder is to tell of every row, float32 ``[N, P]``: each entry of the state that the policy does not
-    see at this tick, and the vectors from and to points that it does not see, as deviations from their task's mean in standard deviations within
-    tasks.
+    see at this tick, and the vectors between points that it does not see both of, as deviations from their task's mean
+    in standard deviations within tasks.
 
     Args:
         seen: entries of the state that the policy sees, the first ones.
