@@ -77,10 +77,10 @@ health-cost: $(VENV)/.dev ## throughput with and without judging health, 32 robo
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
-evaluate-rgb: $(VENV)/.demo ## after make policy-rgb: 20 episodes a task of it, on the evaluation seeds (2 min)
+evaluate-rgb: $(VENV)/.demo ## after make policy-rgb: 20 episodes a task of it, on the evaluation seeds (1 min)
 	$(BIN)/chunkcast-sim --bundle $(RGB) --json docs/results/metaworld-six-rgb.json
 
-bench-rgb: $(VENV)/.dev ## after make policy-rgb: serving pictures, one robot, and eight at 5 Hz, raw and JPEG (6 min)
+bench-rgb: $(VENV)/.dev ## after make policy-rgb: serving pictures, one robot, and eight at 5 Hz, raw and JPEG
 	$(BIN)/python -m benchmarks.pictures $(ARGS)
 
 evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by instruction and by sentences held out (9 min)

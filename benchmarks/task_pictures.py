@@ -16,7 +16,7 @@ import tyro
 
 from chunkcast.client import ChunkPlayer, PlaybackConfig, PolicyClient
 from chunkcast.client.private_server import private_server
-from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
+from chunkcast.client.sim.metaworld_robot import MetaWorldRobot, told_entries
 from chunkcast.client.sim.phrasing import task_of
 from chunkcast.simulation.policy_cameras import IMAGE_PREFIX, policy_cameras
 from chunkcast.simulation.rendering import choose_gl
@@ -43,8 +43,7 @@ class TaskPicturesConfig:
 def seen_in_an_episode(player: ChunkPlayer, task: str, seed: int) -> list[dict[str, npt.NDArray[Any]]]:
     """The pictures of every tick at which a chunk could have been asked for."""
     spec = player.spec
-    entries = next(entry.shape[0] for entry in spec.observations if entry.key == STATE_KEY)
-    robot = MetaWorldRobot(task, policy_cameras(spec), entries)
+    robot = MetaWorldRobot(task, policy_cameras(spec), told_entries(spec))
     robot.begin_episode(seed)
     player.begin_episode(task, noise_seed=seed)
     pictures = []

@@ -207,7 +207,7 @@ def png_header(height: int, width: int) -> bytes:
             None,
             pb.ERROR_CODE_BAD_IMAGE,
             f"a JPEG of {MAX_SCANS + 1} scans",
-            id="a thousand passes over it",
+            id="many passes over it",
         ),
         pytest.param(
             pb.Image(format=pb.IMAGE_FORMAT_JPEG, data=b"\xff\xd8" + b"\xff\xfe\x00\x02" * 5000),

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,8 +17,10 @@ from chunkcast.training.checkpoint import LAST_CHECKPOINT
 from chunkcast.training.choices import Precision
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.export.exporter import Exported, export_bundle
+from chunkcast.training.history import EpochRecord, read_history
 from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.trainer import Trainer
 from tests.conftest import require_gl
 
 TASKS = ("drawer-close-v3", "pick-place-v3")
@@ -87,6 +90,23 @@ def seeing_run(frames_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
     train_command(config)
     return config.out
+
+
+def train_in_two_parts(config: TrainConfig, first: int, monkeypatch: pytest.MonkeyPatch, **then: Any) -> None:
+    """Train as ``config`` says, interrupted after ``first`` epochs and resumed, with the settings in ``then``."""
+    finish = Trainer._finish_epoch
+
+    def interrupted(self: Trainer, record: EpochRecord) -> None:
+        finish(self, record)
+        if record.epoch == first:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_finish_epoch", interrupted)
+        with pytest.raises(SystemExit, match="130"):
+            train_command(config)
+    assert len(read_history(config.out)) == first
+    train_command(replace(config, resume=True, **then))
 
 
 class Export(NamedTuple):

@@ -18,10 +18,11 @@ from chunkcast.training.checkpoint import (
 )
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
-from chunkcast.training.history import EpochRecord, HistoryWriter, read_history
+from chunkcast.training.history import HistoryWriter, read_history
 from chunkcast.training.train_cli import choose_bf16, train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
+from tests.training.conftest import train_in_two_parts
 
 CPU = torch.device("cpu")
 
@@ -30,19 +31,7 @@ def test_a_run_cut_in_two_equals_one_run(
     small_config: TrainConfig, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut = replace(small_config, out=tmp_path / "cut")
-    finish = Trainer._finish_epoch
-
-    def interrupted_after_two(self: Trainer, record: EpochRecord) -> None:
-        finish(self, record)
-        if record.epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_finish_epoch", interrupted_after_two)
-    with pytest.raises(SystemExit, match="130"):
-        train_command(cut)
-    monkeypatch.undo()
-    assert len(read_history(cut.out)) == 2
-    train_command(replace(cut, resume=True))
+    train_in_two_parts(cut, 2, monkeypatch)
 
     whole, resumed = (read_checkpoint(folder / LAST_CHECKPOINT) for folder in (small_run, cut.out))
     assert whole.tensors.keys() == resumed.tensors.keys()

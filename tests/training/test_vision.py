@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,14 @@ from chunkcast.server.health.scorer import read_scorer
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint, what_decides_the_result
 from chunkcast.training.demonstrations import read_demonstrations
 from chunkcast.training.errors import CheckpointError, DemonstrationsError, TrainingError
-from chunkcast.training.history import EpochRecord
 from chunkcast.training.policy import DiffusionPolicy
-from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
 from chunkcast.training.vision.augmentation import recoloured, shifted
 from chunkcast.training.vision.image_encoder import make_image_encoder
 from chunkcast.training.vision.privileged import privileged_targets
 from chunkcast.training.warm_start import start_from
-from tests.training.conftest import ExportSeeing
+from tests.training.conftest import ExportSeeing, train_in_two_parts
 
 VIEWS = ("corner2-close", "gripper")
 
@@ -112,17 +109,7 @@ def test_a_run_on_pictures_that_was_cut_in_two_equals_one_run(
         name: tuple(value) if isinstance(value, list) else value for name, value in whole.run["config"].items()
     }
     cut = TrainConfig(**{**settings, "data": frames_folder, "out": tmp_path / "cut"})
-    finish = Trainer._finish_epoch
-
-    def interrupted(self: Trainer, record: EpochRecord) -> None:
-        finish(self, record)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_finish_epoch", interrupted)
-    with pytest.raises(SystemExit, match="130"):
-        train_command(cut)
-    monkeypatch.undo()
-    train_command(replace(cut, resume=True, frame_memory_gb=0.0))
+    train_in_two_parts(cut, 1, monkeypatch, frame_memory_gb=0.0)
     resumed = read_checkpoint(cut.out / LAST_CHECKPOINT)
     assert whole.tensors.keys() == resumed.tensors.keys()
     for name, tensor in whole.tensors.items():

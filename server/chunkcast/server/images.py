@@ -27,11 +27,11 @@ MAX_PIXELS = 2048 * 2048
 """Of a picture that is decoded: 12.6 MB. A few hundred bytes can claim to be a thousand times that."""
 
 MAX_BYTES = 1 << 22
-"""Of a compressed picture: four times a JPEG of ``MAX_PIXELS`` at quality 90. Heads are read in Python."""
+"""Of a compressed picture: heads are read in Python."""
 
 MAX_SCANS, MAX_SEGMENTS = 64, 1024
-"""Of a JPEG. A progressive one is decoded in a pass over all its pixels for each scan, of which a few bytes suffice;
-cameras make ten. Marker segments are read one by one; an embedded profile's bytes look like some hundred."""
+"""Of a JPEG. A progressive one is decoded in a pass over all its pixels for each scan, of which a few bytes suffice.
+Marker segments are read one by one; some bytes of an embedded profile look like markers too."""
 
 SCAN = b"\xff\xda"
 SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")

@@ -141,7 +141,7 @@ class RobotStream:
                 # Before anything of the session changes: the encoder runs elsewhere, and other robots are served.
                 self._follow_promotions()
                 if behind and self._session.sees and await self._overtaken(request, reading):
-                    self._drop(request.observation, pb.DROP_REASON_NEWER_OBSERVATION)
+                    self._drop_unseen(request.observation)
                 else:
                     await self._session.learn(request.observation)
                     looked = await self._look(request.observation) if self._session.sees else NOTHING_TO_SEE
@@ -296,10 +296,11 @@ class RobotStream:
         version.statistics.observation_dropped(reason)
         return _dropped(observation, reason)
 
-    def _drop(self, observation: pb.Observation, reason: pb.DropReason.ValueType) -> None:
-        """Answer an observation that nobody looked at."""
+    def _drop_unseen(self, observation: pb.Observation) -> None:
+        """Answer an observation that a newer one overtook before its pictures were decoded."""
         if observation.history_only:
             return
+        reason = pb.DROP_REASON_NEWER_OBSERVATION
         self._version.statistics.observation_dropped(reason)
         self._places.append(_Place(_dropped(observation, reason)))
         self._changed.set()

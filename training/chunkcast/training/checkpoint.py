@@ -177,14 +177,14 @@ def run_identity(run: dict[str, Any]) -> str:
 def load_policy(checkpoint: Checkpoint) -> DiffusionPolicy:
     """The policy with its averaged weights, on the CPU, in evaluation mode."""
     weights = checkpoint.part("ema")
-    normalisation = (
-        "state_mean",
-        "state_std",
-        "instruction_mean",
-        "instruction_scale",
-        "action_low",
-        "action_high",
+    policy = DiffusionPolicy(
+        checkpoint.policy_config,
+        weights["state_mean"],
+        weights["state_std"],
+        weights["instruction_mean"],
+        weights["instruction_scale"],
+        weights["action_low"],
+        weights["action_high"],
     )
-    policy = DiffusionPolicy(checkpoint.policy_config, *(weights[name] for name in normalisation))
     policy.load_state_dict(weights)
     return policy.eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from chunkcast.client import ActionChunk, ChunkPlayer, ObservationError, Playbac
 from chunkcast.client.sim.captions import captioned
 from chunkcast.client.sim.episode_health import EpisodeHealth, episode_health
 from chunkcast.client.sim.faults import Fault, FaultyRobot
-from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
+from chunkcast.client.sim.metaworld_robot import MetaWorldRobot, told_entries
 from chunkcast.client.sim.phrasing import task_of
 from chunkcast.client.sim.trace import Trace
 from chunkcast.simulation.cameras import Camera
@@ -106,7 +106,7 @@ class SimulatedRobot:
         )
         spec = self._player.spec
         self._cameras = policy_cameras(spec)
-        self._state_entries = next((entry.shape[0] for entry in spec.observations if entry.key == STATE_KEY), 0)
+        self._state_entries = told_entries(spec)
         known = [(task_of(each), each.text) for each in self._player.spec.instructions]
         self._others = {task: [text for other, text in known if other != task] for task, _ in known}
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkcast.client.sim import image_faults
-from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
+from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot, told_entries
 from chunkcast.client.sim.observed import Observed, changed
 from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS
 from chunkcast.v1 import policy_pb2 as pb
@@ -101,8 +101,7 @@ def faults_for(spec: pb.PolicySpec) -> tuple[str, ...]:
     """The faults that this policy could notice: one that is told no object's position is not misled about it, and one
     without cameras sees nothing of theirs.
     """
-    entries = next((entry.shape[0] for entry in spec.observations if entry.key == STATE_KEY), 0)
-    shown = {"nothing": True, "objects": entries >= ONE_TICK, "pictures": bool(camera_entries(spec))}
+    shown = {"nothing": True, "objects": told_entries(spec) >= ONE_TICK, "pictures": bool(camera_entries(spec))}
     return tuple(name for name, kind in FAULTS.items() if shown[kind.needs])
 
 

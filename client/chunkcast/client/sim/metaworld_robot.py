@@ -14,11 +14,17 @@ from chunkcast.simulation.cameras import PUBLISHED_POSITION, Camera
 from chunkcast.simulation.errors import UnknownTask
 from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS, make_environment
 from chunkcast.simulation.rendering import SceneRenderer
+from chunkcast.v1 import policy_pb2 as pb
 
 STATE_KEY = "observation.state"
 
 ROBOT_ROOT = "base"
 """The body that the arm stands on: whatever else can move is an object."""
+
+
+def told_entries(spec: pb.PolicySpec) -> int:
+    """How many entries of MetaWorld's observation, the first ones, a policy is told; 0 for none."""
+    return next((entry.shape[0] for entry in spec.observations if entry.key == STATE_KEY), 0)
 
 
 class MetaWorldRobot:
