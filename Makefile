@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TASKS ?=
 BUNDLE ?= $(if $(TASKS),policies/metaworld-mt50,policies/metaworld-six)
 EPISODES ?= 20
-RGB := bundles/metaworld-six-rgb
+RGB ?= policies/metaworld-six-rgb
 ENCODER := policies/text-encoders/all-minilm-l6-v2
 INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
@@ -24,7 +24,7 @@ help: ## this list
 demo: $(VENV)/.demo ## install (no torch), serve the shipped policy, play MetaWorld against it over gRPC; TASKS="hammer reach"
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --tasks "$(TASKS)" --episodes $(EPISODES) --metrics
 
-demo-rgb: $(VENV)/.demo ## after make policy-rgb: the same with a policy that sees; films into videos/
+demo-rgb: $(VENV)/.demo ## the same with a policy that sees (needs libosmesa6); films into videos/
 	$(BIN)/chunkcast-sim --bundle $(RGB) --tasks "$(TASKS)" --episodes $(EPISODES) --video videos --metrics
 
 test: lint types pytest ## lint, types, tests
@@ -77,10 +77,10 @@ health-cost: $(VENV)/.dev ## throughput with and without judging health, 32 robo
 evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the table in the README
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
-evaluate-rgb: $(VENV)/.demo ## after make policy-rgb: 20 episodes a task of it, on the evaluation seeds (1 min)
+evaluate-rgb: $(VENV)/.demo ## 20 episodes a task of the policy that sees, on the evaluation seeds
 	$(BIN)/chunkcast-sim --bundle $(RGB) --json docs/results/metaworld-six-rgb.json
 
-bench-rgb: $(VENV)/.dev ## after make policy-rgb: serving pictures, one robot, and eight at 5 Hz, raw and JPEG
+bench-rgb: $(VENV)/.dev ## serving pictures: one robot, and eight at 5 Hz, raw and JPEG; ARGS are passed on
 	$(BIN)/python -m benchmarks.pictures $(ARGS)
 
 evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by instruction and by sentences held out (9 min)
@@ -94,8 +94,8 @@ policy: data/six/manifest.json ## collect, train and export a policy of the six 
 
 policy-rgb: data/six-rgb/frames/manifest.json ## a policy that sees, of the six tasks, into data/, runs/ and bundles/ (an hour)
 	rm -rf runs/six-rgb
-	$(BIN)/chunkcast-train --data data/six-rgb --out runs/six-rgb --cameras corner2-close gripper \
-		--text-encoder $(ENCODER) --epochs 24
+	$(BIN)/chunkcast-train --data data/six-rgb --out runs/six-rgb --cameras corner2-close gripper topview \
+		--image-shift 0.015 --text-encoder $(ENCODER) --epochs 22
 	$(BIN)/chunkcast-export --run runs/six-rgb --out bundles/metaworld-six-rgb --steps 10 --precision int8 --overwrite
 
 policy-mt50: data/mt50/manifest.json ## the shipped policy of the fifty tasks anew (20 min)

@@ -1,7 +1,7 @@
 """What a policy with a camera costs to serve, raw pictures and JPEG: one robot that asks again at once, and eight at 5
 Hz.
 
-``python -m benchmarks.pictures --bundles bundles/metaworld-six-rgb`` (``make bench-rgb``). Robots and server share the
+``python -m benchmarks.pictures --bundles policies/metaworld-six-rgb`` (``make bench-rgb``). Robots and server share the
 machine. Every run is repeated in turn with the others, so that a machine whose speed drifts slows all of them; medians
 are quoted, and the ratio to the bare run of the same moment.
 """
@@ -29,7 +29,7 @@ from chunkcast.training.files import write_json
 class PicturesConfig:
     """Load policies with cameras."""
 
-    bundles: tuple[Path, ...] = (Path("bundles/metaworld-six-rgb"),)
+    bundles: tuple[Path, ...] = (Path("policies/metaworld-six-rgb"),)
     """The policies: such as one in fp32 and one in int8."""
     quality: int = 90
     """Of the JPEGs."""

@@ -34,7 +34,7 @@ class TaskPicturesConfig:
 
     out: Path
     """PNG file."""
-    bundle: Path = Path("bundles/metaworld-six-rgb")
+    bundle: Path = Path("policies/metaworld-six-rgb")
     """The policy."""
     seed: int = 500_000
     """Of the episodes."""

@@ -30,6 +30,7 @@ if ctypes.util.find_library("OSMesa"):
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_BUNDLE = ROOT / "policies" / "metaworld-six"
 SHIPPED_MT50 = ROOT / "policies" / "metaworld-mt50"
+SHIPPED_RGB = ROOT / "policies" / "metaworld-six-rgb"
 SHIPPED_ENCODER = ROOT / "policies" / "text-encoders" / "all-minilm-l6-v2"
 
 ServeBundle = Callable[..., PrivateServer]

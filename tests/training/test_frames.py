@@ -137,7 +137,7 @@ def test_png_keeps_every_level_and_jpeg_is_smaller(frames_folder: Path) -> None:
     ("flags", "views", "size", "quality"),
     [
         (FrameFlags(), [], 0, ""),
-        (FrameFlags(frames="fast"), ["corner2-close", "gripper"], None, "fast"),
+        (FrameFlags(frames="fast"), ["corner2-close", "gripper", "topview"], None, "fast"),
         (FrameFlags(frames="published"), ["corner2"], 256, "full"),
         (
             FrameFlags(frames="published", cameras=("topview",), image_size=64, rendering="fast"),
@@ -153,7 +153,7 @@ def test_presets_hold_where_no_flag_says_otherwise(
     made = frame_cameras(flags)
     assert [camera.view for camera in made] == views
     assert {camera.quality for camera in made} == ({quality} if views else set())
-    assert [camera.size for camera in made] == ([128, 64] if size is None else [size] * len(views))
+    assert [camera.size for camera in made] == ([128, 64, 64] if size is None else [size] * len(views))
     if views == ["corner2"]:
         assert made[0].position == (0.75, 0.075, 0.7)
         assert made[0].turned

@@ -19,7 +19,7 @@ class _Preset:
 
 
 PRESETS: dict[FramePreset, _Preset] = {
-    "fast": _Preset(("corner2-close", "gripper:64"), 128, "fast"),
+    "fast": _Preset(("corner2-close", "gripper:64", "topview:64"), 128, "fast"),
     "published": _Preset(("corner2",), 256, "full"),
 }
 
