@@ -88,7 +88,7 @@ def export_command(config: ExportConfig) -> None:
         variant = spec.variant
         print(
             f"{variant.precision}: actions differ from those in fp32 by {variant.action_difference:.2%} of their range "
-            f"(root mean square of {variant.observations} observations; at most {variant.bound:.0%})"
+            f"(root mean square of {variant.observations} observations; at most {variant.bound:.1%})"
         )
     for finding in spec.training.findings:
         if finding.severity != pb.FINDING_SEVERITY_INFO:

@@ -24,9 +24,10 @@ from chunkcast.training.choices import Precision
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.policy_graph import ACTIONS_OUTPUT
 
-BOUND = 0.01
-"""Root mean square of the actions' difference, as a share of each action's range. At 2.2 % a policy that had grasped 39
-of 40 pucks grasped 30."""
+BOUND = 0.015
+"""Root mean square of the actions' difference, as a share of each action's range. Most of it comes from a few chunks in
+which a sampler of several evaluations takes another of two ways. At 1.5 % a policy solved what it did at 1.0 (93 and 94
+of 100 episodes of the two hardest tasks); at 2.2 % one that had grasped 39 of 40 pucks grasped 30."""
 
 CALIBRATION_FRAMES = 256
 COMPARED_FRAMES = 256
@@ -90,7 +91,7 @@ def compared(
     count = sum(len(next(iter(feeds.values()))) for feeds in observations)
     if not difference <= BOUND:
         raise ExportError(
-            f"the {precision} graph's actions differ from those in float32 by {difference:.3g} of their range (root "
+            f"the {precision} graph's actions differ from those in float32 by {difference:.4f} of their range (root "
             f"mean square of {count} demonstrated observations), expected at most {BOUND:g}; no bundle was written"
         )
     return Variant(variant, difference, count)
