@@ -61,7 +61,7 @@ def test_a_robot_changes_policies_by_name_alone() -> None:
     """The six tasks of the policy of states, its actions and its rate; only what is observed differs."""
     of_states, seeing = read_bundle(SHIPPED_BUNDLE).spec, read_bundle(SHIPPED_RGB).spec
     assert [each.task for each in seeing.instructions] == [each.text for each in of_states.instructions]
-    assert seeing.action.dimensions == of_states.action.dimensions
+    assert list(seeing.action.elements) == list(of_states.action.elements)
     assert seeing.action.control_rate_hz == of_states.action.control_rate_hz
 
 

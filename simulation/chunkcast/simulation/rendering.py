@@ -64,7 +64,7 @@ class SceneRenderer:
             kind = (camera.size, camera.quality)
             if kind not in self._renderers:
                 self._renderers[kind] = _renderer(model, camera)
-        weakref.finalize(self, _free, self._renderers).atexit = False
+        weakref.finalize(self, _free, self._renderers)
 
     def render(self, data: Any) -> dict[str, npt.NDArray[np.uint8]]:
         """A picture of each camera, uint8 ``[size, size, 3]``, by its view.
