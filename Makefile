@@ -78,9 +78,9 @@ evaluate: $(VENV)/.demo ## 100 episodes a task on the evaluation seeds; the tabl
 	$(BIN)/chunkcast-sim --bundle $(BUNDLE) --episodes 100 --json docs/results/metaworld-six.json
 
 evaluate-rgb: $(VENV)/.demo ## 20 episodes a task of the policy that sees, on the evaluation seeds
-	$(BIN)/chunkcast-sim --bundle $(RGB) --json docs/results/metaworld-six-rgb.json
+	$(BIN)/chunkcast-sim --bundle $(RGB) --json docs/results/$(notdir $(RGB)).json
 
-bench-rgb: $(VENV)/.dev ## serving pictures: one robot, and eight at 5 Hz, raw and JPEG; ARGS are passed on
+bench-rgb: $(VENV)/.dev ## serving pictures: one robot, and eight at 5 Hz, raw and JPEG; ARGS="--bundles A B" compares
 	$(BIN)/python -m benchmarks.pictures $(ARGS)
 
 evaluate-mt50: $(VENV)/.demo ## 20 episodes of each of the fifty tasks, told by instruction and by sentences held out (9 min)
@@ -92,11 +92,15 @@ policy: data/six/manifest.json ## collect, train and export a policy of the six 
 	$(BIN)/chunkcast-train --data data/six --out runs/six
 	$(BIN)/chunkcast-export --run runs/six --out bundles/metaworld-six --overwrite
 
-policy-rgb: data/six-rgb/frames/manifest.json ## a policy that sees, of the six tasks, into data/, runs/ and bundles/ (an hour)
+policy-rgb: data/six-rgb/frames/manifest.json ## a policy that sees, of the six tasks, in int8, fp32 and fp16, into data/, runs/ and bundles/ (an hour and ten minutes)
 	rm -rf runs/six-rgb
 	$(BIN)/chunkcast-train --data data/six-rgb --out runs/six-rgb --cameras corner2-close gripper topview \
 		--image-shift 0.015 --text-encoder $(ENCODER) --epochs 22
 	$(BIN)/chunkcast-export --run runs/six-rgb --out bundles/metaworld-six-rgb --steps 10 --precision int8 --overwrite
+	for precision in fp32 fp16; do $(BIN)/chunkcast-export --run runs/six-rgb --out bundles/metaworld-six-rgb-$$precision \
+		--name metaworld-six-rgb --steps 10 --precision $$precision --overwrite || exit; done
+	$(BIN)/chunkcast-health monitor bundles/metaworld-six-rgb
+	$(BIN)/chunkcast-health measure bundles/metaworld-six-rgb
 
 policy-mt50: data/mt50/manifest.json ## the shipped policy of the fifty tasks anew (20 min)
 	rm -rf runs/mt50

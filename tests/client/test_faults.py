@@ -11,7 +11,7 @@ import pytest
 from chunkcast.client import ChunkPlayer, PlaybackConfig, PolicyClient, PolicyUnhealthy
 from chunkcast.client.private_server import PrivateServer
 from chunkcast.client.sim.episode import EpisodeJob, SimulatedRobot
-from chunkcast.client.sim.faults import FAULTS, Fault, FaultyRobot, UnknownFault, parse_fault
+from chunkcast.client.sim.faults import FAULTS, Fault, FaultyRobot, UnknownFault, described, parse_fault
 from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
 from chunkcast.simulation.cameras import Camera
 from tests.conftest import SHIPPED_BUNDLE, ServeBundle, require_gl
@@ -134,6 +134,12 @@ def test_what_is_no_fault_is_refused_in_one_line(text: str, message: str) -> Non
         parse_fault(text)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_fault_is_described_with_its_size() -> None:
+    assert described(parse_fault("occluded")) == "something grey covers this share of each picture: 0.1"
+    assert described(parse_fault("delay:3")) == "an action is executed so many ticks after its time: 3 ticks"
+    assert described(parse_fault("frozen")) == "the observation stands still"
 
 
 def test_words_that_the_policy_does_not_know_are_a_failure(shipped_server: PrivateServer) -> None:

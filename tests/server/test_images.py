@@ -21,7 +21,7 @@ from chunkcast.client import ObservationError, PolicyClient
 from chunkcast.client.errors import RobotMismatch
 from chunkcast.client.private_server import PrivateServer, private_server
 from chunkcast.client.robot import check_observation
-from chunkcast.client.wire import ActionChunk, Dropped, encode_observation
+from chunkcast.client.wire import ActionChunk, Dropped, encode_observation, require_quality
 from chunkcast.server.errors import ObservationRejected
 from chunkcast.server.images import MAX_BYTES, MAX_PIXELS, MAX_SCANS, decoded
 from chunkcast.training.export.bundle_writer import write_bundle
@@ -347,6 +347,9 @@ def test_the_quality_is_checked_and_decides_the_size() -> None:
     assert sizes[0] < sizes[1]
     with pytest.raises(ValueError, match="image_quality is 101, expected 1 to 100"):
         encode_observation({EYE: noisy}, image_quality=101)
+    for unclear in ("90", 90.5):
+        with pytest.raises(ValueError, match="expected 1 to 100, or None"):
+            require_quality(unclear)  # type: ignore[arg-type]
 
 
 def test_a_bundle_whose_camera_is_no_picture_is_refused(tmp_path: Path) -> None:

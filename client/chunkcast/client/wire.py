@@ -187,8 +187,8 @@ def require_quality(quality: int | None) -> None:
     """
     if quality is None:
         return
-    if not 1 <= quality <= 100:
-        raise ValueError(f"image_quality is {quality}, expected 1 to 100, or None to send pictures as they are")
+    if not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise ValueError(f"image_quality is {quality!r}, expected 1 to 100, or None to send pictures as they are")
     if find_spec("PIL") is None:
         raise ModuleNotFoundError("image_quality needs Pillow; install chunkcast[images], or send pictures as they are")
 

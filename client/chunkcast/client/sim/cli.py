@@ -214,7 +214,7 @@ def sim_command(config: SimConfig, target: str) -> None:
     from chunkcast.client.playback import Playback
     from chunkcast.client.sim.benchmark import expected_success, play_all, summarize
     from chunkcast.client.sim.episode import CONNECT_SECONDS, EpisodeResult
-    from chunkcast.client.sim.faults import FAULTS
+    from chunkcast.client.sim.faults import described
     from chunkcast.client.sim.report import print_report
     from chunkcast.simulation.policy_cameras import policy_cameras
     from chunkcast.simulation.rendering import choose_gl
@@ -279,7 +279,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         "phrasing": (config.phrasing or HELD_OUT) if config.instructions else "instruction",
         "instructions_sha256": _sha256(config.instructions) if config.instructions else None,
         "fault": config.fault or None,
-        "fault_meaning": FAULTS[jobs[0].fault.name].meaning if jobs[0].fault else None,
+        "fault_meaning": described(jobs[0].fault) if jobs[0].fault else None,
         "first_seed": config.seed,
         "last_seed": config.seed + config.episodes - 1,
         "seeds_seen_in_training": seeds_seen,

@@ -133,6 +133,14 @@ def parse_fault(text: str) -> Fault:
     return Fault(name, value, int(tick) if tick else kind.from_tick)
 
 
+def described(fault: Fault) -> str:
+    """The fault in one line, with its size where it has one."""
+    kind = FAULTS[fault.name]
+    if not kind.unit:
+        return kind.meaning
+    return f"{kind.meaning}: {fault.size:g} {kind.unit}".removesuffix(" 1")
+
+
 class FaultyRobot:
     """A MetaWorld robot with a fault; satisfies ``chunkcast.client.Robot``.
 
