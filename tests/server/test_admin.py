@@ -547,7 +547,7 @@ def test_a_swap_under_load_fails_no_request_and_breaks_no_stream(policy: Operate
 
 
 def chunkcast_admin(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "chunkcast.server.admin_cli", "--server", address, *arguments]
+    command = [sys.executable, "-m", "chunkcast.client.admin_cli", "--server", address, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 

@@ -6,9 +6,11 @@
 from chunkcast.client.action_stream import ActionStream
 from chunkcast.client.chunk_health import ChunkHealth
 from chunkcast.client.chunk_player import ChunkPlayer, EpisodeSummary
+from chunkcast.client.credentials import Credentials
 from chunkcast.client.errors import (
     ChunkcastError,
     ChunkTimeout,
+    NotAllowed,
     ObservationError,
     PolicyNotFound,
     PolicyOverloaded,
@@ -29,7 +31,9 @@ __all__ = [
     "ChunkPlayer",
     "ChunkTimeout",
     "ChunkcastError",
+    "Credentials",
     "EpisodeSummary",
+    "NotAllowed",
     "Observation",
     "ObservationError",
     "PlaybackConfig",

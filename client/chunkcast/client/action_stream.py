@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import grpc
@@ -19,7 +19,7 @@ from chunkcast.client.wire import (
     Sent,
     decode_answer,
     encode_observation,
-    error_of,
+    stream_end,
 )
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
@@ -38,6 +38,11 @@ class ActionStream:
         robot_id: who is calling, for the server's log.
         timeout: seconds to wait for an answer.
         image_quality: as PolicyClient's.
+        metadata: of the call.
+
+    Attributes:
+        policy_version: the version that answered the opening.
+        stream_id: the stream's name in the server's log.
 
     Raises:
         PolicyNotFound, PolicyUnavailable, PolicyOverloaded, ChunkTimeout: the stream could not be opened.
@@ -51,6 +56,7 @@ class ActionStream:
         robot_id: str,
         timeout: float,
         image_quality: int | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._timeout, self._image_quality = timeout, image_quality
         self._requests: queue.SimpleQueue[pb.StreamActionsRequest | None] = queue.SimpleQueue()
@@ -60,7 +66,7 @@ class ActionStream:
         opening = pb.OpenStream(policy=policy, robot_id=robot_id, policy_version=policy_version)
         self._requests.put(pb.StreamActionsRequest(open=opening))
         # wait_for_ready would hide an absent server until the timeout; a refused connection is told at once.
-        self._call = stub.StreamActions(iter(self._requests.get, None))
+        self._call = stub.StreamActions(iter(self._requests.get, None), metadata=tuple(metadata))
         # gRPC's blocking iterator knows no timeout for one answer, and a robot must not wait for ever.
         self._reader = threading.Thread(target=self._read, name=f"chunks-{robot_id or policy}", daemon=True)
         self._reader.start()
@@ -70,6 +76,7 @@ class ActionStream:
             self.close()
             raise
         self.policy_version: str = opened.opened.policy_version
+        self.stream_id: str = opened.opened.stream_id
 
     def request(
         self,
@@ -198,5 +205,5 @@ class ActionStream:
                 self._responses.put(response)
             ended: ChunkcastError = PolicyUnavailable("the server ended the stream")
         except grpc.RpcError as error:
-            ended = error_of(error)
+            ended = stream_end(error)
         self._responses.put(ended)

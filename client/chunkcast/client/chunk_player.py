@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkcast.client.action_stream import ActionStream
-from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyOverloaded, PolicyUnavailable, RobotMismatch
+from chunkcast.client.errors import ChunkTimeout, PolicyUnavailable
+from chunkcast.client.lasting_stream import LastingStream
 from chunkcast.client.playback import Playback
 from chunkcast.client.playback_config import PlaybackConfig
 from chunkcast.client.policy_client import PolicyClient
-from chunkcast.client.reconnect import Backoff, require_same_contract
 from chunkcast.client.robot import Robot
 from chunkcast.client.wire import ActionChunk, Observation
 from chunkcast.v1 import policy_pb2 as pb
@@ -83,7 +82,7 @@ class ChunkPlayer:
             config = replace(config, image_quality=client.image_quality)
         self._playback = Playback(self.spec, config, timeout)
         self._on_chunk, self._timeout = on_chunk, timeout
-        self._connection = _Connection(client, self.spec, robot_id, timeout)
+        self._connection = LastingStream(client, self.spec, robot_id, timeout)
 
     def begin_episode(self, instruction: str, *, episode_id: str | None = None, noise_seed: int | None = None) -> str:
         """Forget the chunks and the history; returns the episode's id.
@@ -211,7 +210,7 @@ class ChunkPlayer:
     def _connected_stream(self, give_up: float) -> ActionStream | None:
         """The stream, if there is one; an episode's first tick waits for it until ``give_up``."""
         wait = 0.0 if self._playback.has_chunk else max(0.0, give_up - time.monotonic())
-        stream, is_new = self._connection.stream(wait)
+        stream, is_new = self._connection.stream(wait, may_change=not self._playback.waits)
         if stream is None:
             self._playback.disconnected(self._connection.error)
         elif is_new:
@@ -231,6 +230,8 @@ class ChunkPlayer:
         except ChunkTimeout:
             return False
         seconds = self._playback.take(token, answer, time.monotonic())
+        if isinstance(answer, ActionChunk) and answer.reconnect:
+            self._connection.renew()
         if seconds is not None and self._on_chunk and isinstance(answer, ActionChunk):
             self._on_chunk(answer, seconds)
         return True
@@ -267,94 +268,3 @@ class ControlRate:
         self.late_ticks += 1
         self._due = now  # late ticks are not made up for by a burst of actions
         return 0.0
-
-
-class _Connection:
-    """One stream, opened anew in the background whenever it is lost.
-
-    Args:
-        client: opens streams.
-        spec: the policy's, as the robot was compared with it.
-        robot_id, timeout: of the streams.
-    """
-
-    def __init__(self, client: PolicyClient, spec: pb.PolicySpec, robot_id: str, timeout: float) -> None:
-        self._client, self._spec, self._robot_id, self._timeout = client, spec, robot_id, timeout
-        self._lock = threading.Condition()
-        self._stream: ActionStream | None = client.stream(spec.name, robot_id=robot_id, timeout=timeout)
-        self._is_new = False
-        self._error: ChunkcastError | None = None
-        self._closed = False
-        self._hurry = threading.Event()
-        self._worker: threading.Thread | None = None
-
-    def stream(self, wait: float) -> tuple[ActionStream | None, bool]:
-        """The stream, ``None`` if there is none within ``wait`` seconds, and whether it is new since the last call.
-
-        Raises:
-            RobotMismatch: the server came back with another contract.
-        """
-        with self._lock:
-            if self._stream is None and wait > 0.0:
-                self._hurry.set()  # a robot waits: try at once, however long the server has been away
-                self._lock.wait_for(lambda: self._stream is not None or self._fatal(), wait)
-            if self._fatal():
-                assert self._error is not None
-                raise self._error
-            is_new, self._is_new = self._is_new, False
-            return self._stream, is_new
-
-    @property
-    def current(self) -> ActionStream | None:
-        """The stream, perhaps over, or ``None`` while another is being opened."""
-        return self._stream
-
-    @property
-    def error(self) -> ChunkcastError:
-        """Why there is no stream."""
-        return self._error or PolicyUnavailable("there is no connection")
-
-    def lost(self, error: ChunkcastError) -> None:
-        """The stream is over: begin to open another."""
-        with self._lock:
-            stream, self._stream, self._error = self._stream, None, error
-            if stream is not None and not self._closed:
-                self._worker = threading.Thread(target=self._reconnect, args=(stream,), name="reconnect", daemon=True)
-                self._worker.start()
-
-    def close(self) -> None:
-        """End the stream and every attempt to open one."""
-        self._closed = True
-        self._hurry.set()
-        if self._worker:
-            self._worker.join()
-        if self._stream is not None:
-            self._stream.close()
-
-    def _fatal(self) -> bool:
-        return isinstance(self._error, RobotMismatch)
-
-    def _reconnect(self, old: ActionStream) -> None:
-        old.close()
-        backoff, retry_after = Backoff(), 0.0
-        while True:
-            if self._hurry.wait(max(backoff.next_wait(), retry_after)):
-                self._hurry.clear()
-                backoff.reset()
-            if self._closed:
-                return
-            try:
-                require_same_contract(self._spec, self._client.get_policy(self._spec.name))
-                stream = self._client.stream(self._spec.name, robot_id=self._robot_id, timeout=self._timeout)
-            except ChunkcastError as error:
-                retry_after = error.retry_after if isinstance(error, PolicyOverloaded) else 0.0
-                with self._lock:
-                    self._error = error
-                    self._lock.notify_all()
-                if self._fatal():
-                    return
-                continue
-            with self._lock:
-                self._stream, self._is_new, self._error = stream, True, None
-                self._lock.notify_all()
-            return

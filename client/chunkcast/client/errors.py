@@ -4,6 +4,7 @@
 
     ChunkcastError
      ├── PolicyUnavailable     the server cannot be reached, is not ready, or went away
+     │    └── NotAllowed       it does not know this robot's token
      ├── ChunkTimeout          no answer within the time given
      ├── PolicyOverloaded      too many robots ask at once; says when to try again
      ├── PolicyNotFound        the server does not serve this policy, or this version of it
@@ -25,6 +26,10 @@ class ChunkcastError(Exception):
 
 class PolicyUnavailable(ChunkcastError):
     """The server cannot be reached, is not ready, or went away. Hold or stop the robot, then connect again."""
+
+
+class NotAllowed(PolicyUnavailable):
+    """The server asks for a token, and knows none of this robot's. A player goes on trying: tokens are replaced."""
 
 
 class ChunkTimeout(ChunkcastError):

@@ -253,6 +253,11 @@ class Playback:
         return bool(self._chunks)
 
     @property
+    def waits(self) -> bool:
+        """Whether a chunk was asked for that has not come yet."""
+        return self._pending is not None
+
+    @property
     def latency(self) -> float:
         """Seconds from a request to its chunk, as expected of the next; 0 before the first."""
         return max(self._latencies, default=0.0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Self, TypeVar
 
 import grpc
 
 from chunkcast.client.action_stream import ActionStream
-from chunkcast.client.errors import PolicyUnavailable
+from chunkcast.client.credentials import Credentials
+from chunkcast.client.errors import ChunkcastError, PolicyUnavailable
 from chunkcast.client.wire import (
     CHANNEL_OPTIONS,
     ActionChunk,
@@ -22,6 +23,9 @@ from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 
 DEFAULT_TIMEOUT = 5.0
+
+Response = TypeVar("Response")
+ChannelOptions = tuple[tuple[str, int | str], ...]
 
 OUTCOMES = {
     "success": pb.EPISODE_OUTCOME_SUCCESS,
@@ -37,9 +41,10 @@ class PolicyClient:
         target: HOST:PORT.
         timeout: seconds to wait for an answer.
         image_quality: send cameras' pictures as JPEG of this quality, 1 to 100; ``None`` sends them as they are.
+        credentials: TLS and a token, for a server that asks for them.
 
     Raises:
-        ValueError: there is no target, or no such quality.
+        ValueError: there is no target, no such quality, or the credentials cannot be used.
         ModuleNotFoundError: pictures are to be compressed and Pillow is not installed (the extra ``images``).
 
     Example::
@@ -48,13 +53,18 @@ class PolicyClient:
             chunk = stream.request(observation, episode_id="1", step=0, instruction="pick-place-v3")
     """
 
-    def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT, image_quality: int | None = None) -> None:
-        if not target:
-            raise ValueError("target is empty, expected HOST:PORT such as 127.0.0.1:50051")
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        image_quality: int | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         require_quality(image_quality)
         self.target, self.image_quality = target, image_quality
-        self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._timeout, self._credentials = timeout, credentials or Credentials()
+        self._channel = open_channel(target, self._credentials)
         self._stub = pb_grpc.PolicyServiceStub(self._channel)
 
     def wait_until_ready(self, timeout: float) -> None:
@@ -75,11 +85,7 @@ class PolicyClient:
         Raises:
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
-        try:
-            response = self._stub.ListPolicies(pb.ListPoliciesRequest(), timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_of(error) from None
-        return list(response.policies)
+        return list(self._ask(self._stub.ListPolicies, pb.ListPoliciesRequest()).policies)
 
     def get_policy(self, policy: str = "") -> pb.PolicySpec:
         """One policy's specification; an empty name means a server's only one.
@@ -88,11 +94,7 @@ class PolicyClient:
             PolicyNotFound: it is not served.
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
-        try:
-            response = self._stub.GetPolicy(pb.GetPolicyRequest(policy=policy), timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_of(error) from None
-        return response.policy
+        return self._ask(self._stub.GetPolicy, pb.GetPolicyRequest(policy=policy)).policy
 
     def stream(
         self, policy: str = "", *, policy_version: str = "", robot_id: str = "", timeout: float | None = None
@@ -108,7 +110,8 @@ class PolicyClient:
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
         timeout = self._timeout if timeout is None else timeout
-        return ActionStream(self._stub, policy, policy_version, robot_id, timeout, self.image_quality)
+        metadata = self._credentials.metadata()
+        return ActionStream(self._stub, policy, policy_version, robot_id, timeout, self.image_quality, metadata)
 
     def predict_chunk(
         self,
@@ -129,11 +132,7 @@ class PolicyClient:
             observation, instruction=instruction, noise_seed=noise_seed, image_quality=self.image_quality
         )
         request = pb.PredictChunkRequest(policy=policy, observations=[message])
-        try:
-            response = self._stub.PredictChunk(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_of(error) from None
-        return decode_chunk(response.chunk)
+        return decode_chunk(self._ask(self._stub.PredictChunk, request).chunk)
 
     def report_episode(
         self,
@@ -167,17 +166,29 @@ class PolicyClient:
             episode_id=episode_id,
             robot_id=robot_id,
         )
+        self._ask(self._stub.ReportEpisode, request)
+
+    def _ask(self, method: Callable[..., Response], request: object, timeout: float | None = None) -> Response:
+        """A unary call's answer.
+
+        Raises:
+            ChunkcastError: it failed.
+        """
         try:
-            self._stub.ReportEpisode(request, timeout=self._timeout)
+            return method(
+                request,
+                timeout=self._timeout if timeout is None else timeout,
+                metadata=self._credentials.metadata(),
+            )
         except grpc.RpcError as error:
             raise error_of(error) from None
 
     def _reason(self) -> str:
         """Why no connection comes about, in gRPC's words."""
         try:
-            self._stub.ListPolicies(pb.ListPoliciesRequest(), timeout=1.0)
-        except grpc.RpcError as error:
-            return str(error_of(error))
+            self._ask(self._stub.ListPolicies, pb.ListPoliciesRequest(), timeout=1.0)
+        except ChunkcastError as error:
+            return str(error)
         return "it has just become ready"
 
     def close(self) -> None:
@@ -189,6 +200,31 @@ class PolicyClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_channel(target: str, credentials: Credentials, options: ChannelOptions = CHANNEL_OPTIONS) -> grpc.Channel:
+    """A channel to ``target``, encrypted if the credentials say so.
+
+    Raises:
+        ValueError: there is no target, or the credentials cannot be used.
+    """
+    secure = checked_credentials(target, credentials)
+    options = (*options, *credentials.options())
+    if secure is None:
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target, secure, options=options)
+
+
+def checked_credentials(target: str, credentials: Credentials) -> grpc.ChannelCredentials | None:
+    """What a channel to ``target`` is made with, or ``None`` for a plain one.
+
+    Raises:
+        ValueError: there is no target, or the credentials cannot be used.
+    """
+    if not target:
+        raise ValueError("target is empty, expected HOST:PORT such as 127.0.0.1:50051")
+    credentials.check_target(target)
+    return credentials.channel_credentials()
 
 
 def report_request(

@@ -9,6 +9,9 @@ from chunkcast.client.errors import RobotMismatch
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import contract_difference
 
+RENEW_SECONDS = 0.5
+"""Between two attempts to open the successor of a stream that will end soon."""
+
 
 @dataclass
 class Backoff:

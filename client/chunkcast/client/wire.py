@@ -19,6 +19,7 @@ from chunkcast.client.chunk_health import ChunkHealth
 from chunkcast.client.errors import (
     ChunkcastError,
     ChunkTimeout,
+    NotAllowed,
     ObservationError,
     PolicyNotFound,
     PolicyOverloaded,
@@ -67,6 +68,7 @@ class ActionChunk(NamedTuple):
         batch_size: observations that were computed together, this one included.
         health: how the server judged the episode last, if it did.
         decode_seconds: the part of the server's time in which it decoded pictures.
+        reconnect: the server will end this stream soon: open another while this chunk plays.
     """
 
     step: int
@@ -77,6 +79,7 @@ class ActionChunk(NamedTuple):
     batch_size: int = 1
     health: ChunkHealth | None = None
     decode_seconds: float = 0.0
+    reconnect: bool = False
 
 
 class Dropped(NamedTuple):
@@ -223,7 +226,7 @@ def decode_answer(response: pb.StreamActionsResponse) -> Answer:
         name = pb.DropReason.Name(response.dropped.reason) if response.dropped.reason in pb.DropReason.values() else ""
         return Dropped(response.dropped.step, name.removeprefix("DROP_REASON_").lower())
     error = response.error
-    if error.code == pb.ERROR_CODE_OVERLOADED:
+    if error.code in (pb.ERROR_CODE_OVERLOADED, pb.ERROR_CODE_RATE_LIMITED):
         return PolicyOverloaded(error.message, error.retry_after)
     unsafe = error.code == pb.ERROR_CODE_UNSAFE_ACTION
     return (UnsafeAction if unsafe else ObservationError)(error.code, error.message)
@@ -244,6 +247,7 @@ def decode_chunk(chunk: pb.ActionChunk) -> ActionChunk:
         batch_size=chunk.batch_size,
         health=_health(chunk.health) if chunk.HasField("health") else None,
         decode_seconds=chunk.timings.decode,
+        reconnect=chunk.reconnect,
     )
 
 
@@ -262,6 +266,8 @@ def error_of(error: grpc.RpcError) -> ChunkcastError:
     details = details or "no details"
     if code == grpc.StatusCode.NOT_FOUND:
         return PolicyNotFound(details)
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return NotAllowed(details)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ChunkTimeout(details)
     if code == grpc.StatusCode.ABORTED:
@@ -274,6 +280,12 @@ def error_of(error: grpc.RpcError) -> ChunkcastError:
         if pushback.isdigit():
             return PolicyOverloaded(details, int(pushback) / 1e3)
     return PolicyUnavailable(f"{code.name.lower() if code else 'unknown'}: {details}")
+
+
+def stream_end(error: grpc.RpcError) -> ChunkcastError:
+    """Why a stream is over: never merely that an answer is late, after which others would come."""
+    reason = error_of(error)
+    return PolicyUnavailable(str(reason)) if isinstance(reason, ChunkTimeout) else reason
 
 
 def _actions(tensor: pb.Tensor) -> npt.NDArray[np.float32]:

@@ -9,3 +9,8 @@
 
 An encoder is kept once; the bundles that need it name its SHA-256. No torch here, no pickle.
 """
+
+import os
+
+# ONNX Runtime would tell its makers of each session, and keep a database in the home folder until it can.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

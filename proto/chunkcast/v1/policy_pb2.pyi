@@ -154,6 +154,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """
     ERROR_CODE_BAD_IMAGE: _ErrorCode.ValueType  # 11
     """A picture is damaged, not of the format that it says, or larger than the server decodes."""
+    ERROR_CODE_RATE_LIMITED: _ErrorCode.ValueType  # 12
+    """This client sends more than it may (chunkcast-serve --max-client-rate). The observation was not looked at and the
+    history is as it was. Send the next after ObservationError.retry_after seconds; the server reads on then.
+    """
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper): ...
 
@@ -181,6 +185,10 @@ after ObservationError.retry_after seconds.
 """
 ERROR_CODE_BAD_IMAGE: ErrorCode.ValueType  # 11
 """A picture is damaged, not of the format that it says, or larger than the server decodes."""
+ERROR_CODE_RATE_LIMITED: ErrorCode.ValueType  # 12
+"""This client sends more than it may (chunkcast-serve --max-client-rate). The observation was not looked at and the
+history is as it was. Send the next after ObservationError.retry_after seconds; the server reads on then.
+"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 class _EpisodeOutcome:
@@ -375,18 +383,22 @@ class StreamOpened(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     policy_version: _builtins.str
     """The version that will answer, until another is promoted."""
+    stream_id: _builtins.str
+    """Names this stream in the server's log and traces."""
     def __init__(
         self,
         *,
         policy: _builtins.str = ...,
         policy_version: _builtins.str = ...,
+        stream_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "policy_version", b"policy_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "policy_version", b"policy_version", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,12 +600,17 @@ class ActionChunk(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
+    RECONNECT_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     """Of the observation that this chunk answers. Row i of actions belongs to control tick step + i."""
     step: _builtins.int
     policy_version: _builtins.str
     batch_size: _builtins.int
     """Observations that were computed together with this one, itself included."""
+    reconnect: _builtins.bool
+    """The server will end this connection soon (it is as old as it may become, or the server shuts down). Open another
+    stream while this chunk plays; it goes to another connection. Observations on this one are answered until it ends.
+    """
     @_builtins.property
     def actions(self) -> Global___Tensor:
         """float32 [horizon, action size], in the units and within the bounds of PolicySpec.action; always finite."""
@@ -616,10 +633,11 @@ class ActionChunk(_message.Message):
         timings: Global___StageTimings | None = ...,
         batch_size: _builtins.int = ...,
         health: Global___ChunkHealth | None = ...,
+        reconnect: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "health", b"health", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "batch_size", b"batch_size", "episode_id", b"episode_id", "health", b"health", "policy_version", b"policy_version", "step", b"step", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "batch_size", b"batch_size", "episode_id", b"episode_id", "health", b"health", "policy_version", b"policy_version", "reconnect", b"reconnect", "step", b"step", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -751,7 +769,7 @@ class ObservationError(_message.Message):
     message: _builtins.str
     """One line: what was received, what was expected, what to do."""
     retry_after: _builtins.float
-    """Seconds to wait before the next observation, with OVERLOADED."""
+    """Seconds to wait before the next observation, with OVERLOADED and RATE_LIMITED."""
     def __init__(
         self,
         *,

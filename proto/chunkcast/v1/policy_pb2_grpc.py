@@ -69,8 +69,9 @@ class PolicyServiceServicer(object):
         observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
         ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
         an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
-        RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
-        to try again).
+        RESOURCE_EXHAUSTED where the server has as many streams as it takes, of this client or of all (the trailer
+        grpc-retry-pushback-ms says when to try again). Every call fails with UNAUTHENTICATED without a token that the server
+        knows, where it asks for one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,8 +43,9 @@ class PolicyServiceStub:
     observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
     ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
     an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
-    RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
-    to try again).
+    RESOURCE_EXHAUSTED where the server has as many streams as it takes, of this client or of all (the trailer
+    grpc-retry-pushback-ms says when to try again). Every call fails with UNAUTHENTICATED without a token that the server
+    knows, where it asks for one.
     """
     PredictChunk: _grpc.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]
     """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
@@ -66,8 +67,9 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
     ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
     an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
-    RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
-    to try again).
+    RESOURCE_EXHAUSTED where the server has as many streams as it takes, of this client or of all (the trailer
+    grpc-retry-pushback-ms says when to try again). Every call fails with UNAUTHENTICATED without a token that the server
+    knows, where it asks for one.
     """
     PredictChunk: _aio.UnaryUnaryMultiCallable[_policy_pb2.PredictChunkRequest, _policy_pb2.PredictChunkResponse]  # type: ignore[assignment]
     """One chunk for one observation (with its history), for scripts. A bad observation is INVALID_ARGUMENT, an unsafe
@@ -92,8 +94,9 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         observation. Each observation that is not history_only gets exactly one answer: a chunk, an ObservationError, or an
         ObservationDropped; the stream lives on. Answers come in the observations' order. The call fails with NOT_FOUND for
         an unknown policy or version, INVALID_ARGUMENT if the first request does not open the stream, and
-        RESOURCE_EXHAUSTED where the server has as many streams as it takes (the trailer grpc-retry-pushback-ms says when
-        to try again).
+        RESOURCE_EXHAUSTED where the server has as many streams as it takes, of this client or of all (the trailer
+        grpc-retry-pushback-ms says when to try again). Every call fails with UNAUTHENTICATED without a token that the server
+        knows, where it asks for one.
         """
 
     @_abc_1.abstractmethod

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from chunkcast.server.batcher import Computed
 from chunkcast.server.errors import Overloaded
+from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.policies import PolicyVersion
-from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import encode_tensor
 

@@ -19,25 +19,32 @@ from grpc_reflection.v1alpha import reflection
 from chunkcast.server.admin_service import AdminService
 from chunkcast.server.batcher import BatcherConfig
 from chunkcast.server.config import ServeConfig
+from chunkcast.server.connections import ConnectionAges
 from chunkcast.server.errors import BundleError
 from chunkcast.server.policies import EngineConfig, Policies
+from chunkcast.server.security.authentication import Authentication
+from chunkcast.server.security.certificates import ServerCertificate
+from chunkcast.server.security.limits import ClientLimits
+from chunkcast.server.security.secret_files import SecretFiles
 from chunkcast.server.service import PolicyService
 from chunkcast.server.statistics import ServerStatistics
 from chunkcast.server.status.live import LiveHistory
 from chunkcast.server.store import Store
+from chunkcast.server.tracing import NoTracing, OpenTelemetry, Tracing
+from chunkcast.server.transport import admin_server, bind, data_server
 from chunkcast.server.web import WebPage
 from chunkcast.v1 import admin_pb2, admin_pb2_grpc
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 
-MAX_MESSAGE_BYTES = 16 * 2**20
-"""Two raw 2048x1024 RGB cameras fit; a larger message is refused before it is read."""
-
-KEEPALIVE_MS = 10_000
-"""A robot that does not answer a ping for as long again is gone."""
-
 SPARE_CALLS = 64
 """Health probes, specifications, outcomes: unary calls that compute nothing."""
+
+CONNECTIONS_PER_STREAM = 4
+"""A robot needs one; another while it moves to it, and some for whoever looks."""
+
+WATCH_SECONDS = 1.0
+"""Between two looks at the files of certificates and tokens."""
 
 SWITCH_SECONDS = 0.0002
 """How long a thread waits for Python's lock before it asks for it. By default 5 ms: a batch that is done would lie
@@ -69,11 +76,14 @@ class RunningServer:
     _policies: Policies
     _health: Any
     _page: WebPage | None
+    _tracing: Tracing
     _tasks: list[asyncio.Task[None]]
 
     async def stop(self, drain_seconds: float) -> None:
         """NOT_SERVING first; streams end after their next answer, and at the latest after ``drain_seconds``."""
         log.info("draining", seconds=drain_seconds)
+        if self._page:
+            self._page.ready = False
         await self._health.enter_graceful_shutdown()
         for task in self._tasks:
             task.cancel()
@@ -84,6 +94,7 @@ class RunningServer:
         self._policies.close()
         if self._page:
             self._page.close()
+        await asyncio.to_thread(self._tracing.close)
         log.info("stopped")
 
 
@@ -93,9 +104,12 @@ async def start_server(config: ServeConfig) -> RunningServer:
     Raises:
         BundleError: a bundle cannot be served.
         ProviderMissing: a requested execution provider cannot be used.
+        BadFlag: a certificate or a file of tokens cannot be used.
         OSError: an address cannot be bound.
     """
     started = time.perf_counter()
+    secrets = SecretFiles(config)
+    tracing = OpenTelemetry.to_collector(config.traces, config.trace_share) if config.traces else NoTracing()
     if config.cpus:
         os.sched_setaffinity(0, config.cpus)
     statistics = ServerStatistics()
@@ -106,31 +120,31 @@ async def start_server(config: ServeConfig) -> RunningServer:
     )
     store = Store(config.store, policies, statistics) if config.store else None
     _load(config, policies, store)
-    service = PolicyService(policies, statistics, config.max_streams)
-
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            # A robot that lost power does not close its stream: without pings it would stay for hours.
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_permit_without_calls", 1),
-            # Robots ping every 2 s, to notice a server that lost power.
-            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-            # A second server on the same port would take half of the robots without a word.
-            ("grpc.so_reuseport", 0),
-        ],
-        # Streams and waiting observations have bounds and hints of their own; this one bounds what is not yet read.
-        maximum_concurrent_rpcs=config.max_streams + config.max_waiting + SPARE_CALLS,
+    ages = ConnectionAges(config.max_connection_age)
+    service = PolicyService(
+        policies,
+        statistics,
+        config.max_streams,
+        limits=ClientLimits(config.max_client_streams, config.max_client_rate),
+        ages=ages,
+        tracing=tracing,
+    )
+    server = data_server(
+        max_message_bytes=config.max_message_mb * 2**20,
+        max_calls=config.max_streams + config.max_waiting + SPARE_CALLS,
+        max_connections=CONNECTIONS_PER_STREAM * config.max_streams + SPARE_CALLS,
+        ages=ages,
+        access=secrets.access(secrets.tokens, statistics),
     )
     pb_grpc.add_PolicyServiceServicer_to_server(service, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = _bind(server, config.listen)
-    admin, admin_address = _admin_server(config, policies, store)
+    address = bind(server, config.listen, secrets.certificate)
+    admin_access = secrets.access(secrets.admin_tokens, statistics)
+    admin, admin_address = _admin(config, AdminService(policies, store), admin_access, secrets.certificate)
     live = LiveHistory(statistics)
-    page = _web_page(config, statistics, live)
+    page = _web_page(config, statistics, live, secrets)
     await server.start()
     if admin:
         await admin.start()
@@ -149,8 +163,11 @@ async def start_server(config: ServeConfig) -> RunningServer:
         _policies=policies,
         _health=health_servicer,
         _page=page,
-        _tasks=[],
+        _tracing=tracing,
+        _tasks=[asyncio.create_task(_watch_secrets(secrets, service, statistics), name="secrets")],
     )
+    if page:
+        page.ready = True
     if store and config.watch:
         running._tasks.append(asyncio.create_task(store.watch(), name="watch"))
     if page:
@@ -191,31 +208,39 @@ def _load(config: ServeConfig, policies: Policies, store: Store | None) -> None:
         raise BundleError(f"{config.store} holds no bundle that can be served; the log says why of each")
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError:
-        raise OSError(f"cannot listen on {address}; is another server on it?") from None
-    return f"{address.rsplit(':', 1)[0]}:{port}"
+async def _watch_secrets(secrets: SecretFiles, service: PolicyService, statistics: ServerStatistics) -> None:
+    """Look at the files again and again, and end the streams of clients whose token is gone."""
+    while True:
+        if secrets.refresh() and secrets.tokens:
+            service.end_streams_without(secrets.tokens)
+        if secrets.certificate:
+            statistics.certificate_expires = secrets.certificate.expires
+        await asyncio.sleep(WATCH_SECONDS)
 
 
-def _admin_server(
-    config: ServeConfig, policies: Policies, store: Store | None
+def _admin(
+    config: ServeConfig,
+    service: AdminService,
+    access: Authentication | None,
+    certificate: ServerCertificate | None,
 ) -> tuple[grpc.aio.Server | None, str | None]:
     if not config.admin_listen:
         return None, None
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(policies, store), server)
+    server = admin_server(access)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(service, server)
     reflection.enable_server_reflection((ADMIN_SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return server, _bind(server, config.admin_listen)
+    return server, bind(server, config.admin_listen, certificate)
 
 
-def _web_page(config: ServeConfig, statistics: ServerStatistics, live: LiveHistory) -> WebPage | None:
+def _web_page(
+    config: ServeConfig, statistics: ServerStatistics, live: LiveHistory, secrets: SecretFiles
+) -> WebPage | None:
     if not config.metrics_listen:
         return None
     host, port = config.metrics_listen.rsplit(":", 1)
+    context = secrets.certificate.page_context() if secrets.certificate else None
     try:
-        return WebPage(statistics, live, host.strip("[]"), int(port))
+        return WebPage(statistics, live, host.strip("[]"), int(port), tls=context, tokens=secrets.admin_tokens)
     except OSError as error:
         raise OSError(f"cannot listen on {config.metrics_listen} for metrics ({error.strerror})") from None
 

@@ -160,7 +160,8 @@ class Batcher:
         older = self._waiting.get(stream)
         if older is None and len(self._waiting) >= self._config.max_waiting:
             batches_before = 1 + len(self._waiting) // self._config.max_batch
-            raise Overloaded(max(MIN_RETRY_SECONDS, batches_before * self._last_run), len(self._waiting))
+            retry_after = max(MIN_RETRY_SECONDS, batches_before * self._last_run)
+            raise Overloaded(f"{len(self._waiting)} observations are waiting already", retry_after)
         self._waiting[stream] = place
         if older is not None:
             older.answer(Superseded())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from chunkcast.server.providers import ProviderChoice
 
 MAX_BATCH = 1024
 MAX_DELAY_MS = 1000.0
+MAX_MESSAGE_MB = 1024
+"""Half of what protobuf itself can read."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,36 @@ class ServeConfig:
     """How long open streams may take to end after SIGTERM."""
     max_streams: int = 256
     """Streams served at the same time; one more is answered RESOURCE_EXHAUSTED at once."""
+    max_client_streams: int = 0
+    """Of them, one client's: its token's name, or else its certificate's, or else its address. 0 sets no limit."""
+    max_client_rate: float = 0.0
+    """Requests of one client a second, over all its streams; one more is answered RATE_LIMITED, and its stream is read
+    on when it may ask again. 0 sets no limit."""
+    max_message_mb: int = 16
+    """The largest message that a client may send, in MiB; two raw 2048x1024 RGB cameras fit into 16."""
+    max_connection_age: float = 0.0
+    """Seconds after which a connection's robots are told to open another, which a load balancer may lead to another
+    server; 30 seconds later it is closed. 0 sets no limit."""
+    tls_cert: Path | None = None
+    """PEM file of this server's certificate; with --tls-key, all ports speak TLS. Read again when it changes."""
+    tls_key: Path | None = None
+    """PEM file of its key."""
+    tls_client_ca: Path | None = None
+    """PEM file of the authorities whose certificate a client must have (mutual TLS) on the gRPC ports."""
+    token_file: Path | None = None
+    """File of NAME TOKEN lines: robots must show one of them as bearer token. Read again when it changes; streams whose
+    token is gone end."""
+    admin_token_file: Path | None = None
+    """The same for operators: of the admin service, the metrics and the status page."""
     stop_with_stdin: bool = False
     """Also drain when standard input ends, for a program that starts a server of its own."""
     insecure: bool = False
-    """Listen beyond loopback without encryption or authentication. Only on a network that you trust."""
+    """Listen beyond loopback in clear text, to anyone. Only on a network that you trust."""
+    traces: str = ""
+    """URL of an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318/v1/traces, which gets a span of
+    each stream and chunk. Needs the extra otel."""
+    trace_share: float = 1.0
+    """Share of the streams that are traced, 0 to 1, where their robot does not say."""
     log_format: str = "text"
     """text for people, json for machines; on standard error."""
 
@@ -76,6 +105,7 @@ class ServeConfig:
         if self.text_encoders is not None and not self.text_encoders.is_dir():
             raise BadFlag(f"--text-encoders {self.text_encoders} is no folder; expected one with encoders in it")
         self._check_addresses()
+        self._check_security()
         self._check_numbers()
 
     def _check_addresses(self) -> None:
@@ -91,10 +121,40 @@ class ServeConfig:
             if not separator or not port.isdigit() or int(port) > 65535:
                 raise BadFlag(f"{flag} is {address!r}, expected HOST:PORT such as 127.0.0.1:50051")
             if not self.insecure and not _is_loopback(host):
-                raise BadFlag(
-                    f"{flag} {address} is reachable from other machines and this server has no encryption or "
-                    "authentication; listen on 127.0.0.1, or pass --insecure on a network that you trust"
-                )
+                self._require_secure(flag, address)
+
+    def _require_secure(self, flag: str, address: str) -> None:
+        """Refuse to be reached from other machines by anyone who listens or likes to."""
+        if self.tls_cert is None:
+            raise BadFlag(
+                f"{flag} {address} is reachable from other machines and this server has no encryption; give "
+                "--tls-cert and --tls-key, listen on 127.0.0.1, or pass --insecure on a network that you trust"
+            )
+        if flag != "--listen" and self.admin_token_file is None:
+            raise BadFlag(
+                f"{flag} {address} is reachable from other machines and asks nobody who they are; give "
+                "--admin-token-file, listen on 127.0.0.1, or pass --insecure on a network that you trust"
+            )
+
+    def _check_security(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise BadFlag("--tls-cert and --tls-key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise BadFlag("--tls-client-ca needs --tls-cert and --tls-key: only TLS knows clients' certificates")
+        if self.traces and not re.fullmatch(r"https?://\S+", self.traces):
+            raise BadFlag(f"--traces is {self.traces!r}, expected a URL such as http://127.0.0.1:4318/v1/traces")
+        for flag, value in (
+            ("--max-client-rate", self.max_client_rate),
+            ("--max-connection-age", self.max_connection_age),
+        ):
+            if not 0.0 <= value < math.inf:
+                raise BadFlag(f"{flag} is {value}, expected 0 (no limit) or more")
+        if self.max_client_streams < 0:
+            raise BadFlag(f"--max-client-streams is {self.max_client_streams}, expected 0 (no limit) or more")
+        if not 1 <= self.max_message_mb <= MAX_MESSAGE_MB:
+            raise BadFlag(f"--max-message-mb is {self.max_message_mb}, expected 1 to {MAX_MESSAGE_MB}")
+        if not 0.0 <= self.trace_share <= 1.0:
+            raise BadFlag(f"--trace-share is {self.trace_share}, expected 0 to 1")
 
     def _check_numbers(self) -> None:
         if self.threads > (os.cpu_count() or 1):

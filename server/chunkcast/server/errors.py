@@ -8,10 +8,13 @@
     PolicyError          a version cannot be loaded, promoted, rolled back or unloaded
     UnknownPolicy        no such policy, or version of it, is served
     Overloaded           too many observations or streams; says when to try again
+     └── RateLimited     one client makes more requests than it may
     ObservationRejected  an observation cannot be used; becomes an ObservationError in the stream
 """
 
 from __future__ import annotations
+
+import math
 
 from chunkcast.v1 import policy_pb2 as pb
 
@@ -37,15 +40,27 @@ class UnknownPolicy(Exception):
 
 
 class Overloaded(Exception):
-    """Too many observations are waiting.
+    """More is asked for than can be answered.
 
     Attributes:
         retry_after: seconds until there should be room.
+        code: what a robot's program can act on.
     """
 
-    def __init__(self, retry_after: float, waiting: int) -> None:
-        super().__init__(f"{waiting} observations are waiting already; try again in {retry_after * 1e3:.0f} ms")
+    code: pb.ErrorCode.ValueType = pb.ERROR_CODE_OVERLOADED
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(f"{message}; try again in {math.ceil(retry_after * 1e3)} ms")
         self.retry_after = retry_after
+
+
+class RateLimited(Overloaded):
+    """One client makes more requests than it may."""
+
+    code: pb.ErrorCode.ValueType = pb.ERROR_CODE_RATE_LIMITED
+
+    def __init__(self, client: str, rate: float, retry_after: float) -> None:
+        super().__init__(f"{client} may make {rate:g} requests a second (--max-client-rate)", retry_after)
 
 
 class ObservationRejected(Exception):

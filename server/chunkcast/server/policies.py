@@ -24,10 +24,10 @@ from chunkcast.server.health.judgement import Thresholds
 from chunkcast.server.health.monitor import HealthMonitor
 from chunkcast.server.health.outcomes import Outcomes
 from chunkcast.server.health.scorer import Scorer, read_scorer
+from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.images import ImageDecoder
 from chunkcast.server.instructions import KnownInstructions, TextEncoders
 from chunkcast.server.providers import ProviderChoice
-from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.statistics import LoadedVersion, PolicyStatistics, ServerStatistics
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import contract_difference

@@ -61,6 +61,20 @@ class StatisticsCollector(Collector):
             reloads.add_metric([outcome], count)
         streams = GaugeMetricFamily("chunkcast_active_streams", "Streams open now.", statistics.active_streams)
         yield from (latency, chunks, episodes, batch_size, dropped, waiting, reloads, streams)
+        refused = CounterMetricFamily(
+            "chunkcast_refused_requests",
+            "Requests refused for who sent them: without a good token, or beyond a client's rate or streams.",
+            labels=["reason"],
+        )
+        for reason, count in statistics.refused_clients.items():
+            refused.add_metric([reason], count)
+        yield refused
+        if statistics.certificate_expires is not None:
+            yield GaugeMetricFamily(
+                "chunkcast_certificate_expiry_timestamp_seconds",
+                "When the server's certificate expires.",
+                statistics.certificate_expires,
+            )
         yield from self._policy_facts()
         yield from self._serving_health()
         yield from self._measured_success()

@@ -26,7 +26,7 @@ _NAMES: dict[str, str] = {
 
 _ADVICE = {
     "tensorrt": "install TensorRT's libraries and onnxruntime-gpu, or leave tensorrt out of --providers",
-    "cuda": "install an NVIDIA driver, CUDA 12 with cuDNN 9 and onnxruntime-gpu, or pass --providers cpu",
+    "cuda": "install an NVIDIA driver, CUDA 13 with cuDNN 9 and onnxruntime-gpu, or pass --providers cpu",
 }
 
 

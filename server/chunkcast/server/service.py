@@ -12,12 +12,18 @@ import structlog
 
 from chunkcast.server.answer import FAILED, Prepared, action_chunk
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
-from chunkcast.server.errors import ObservationRejected, Overloaded, UnknownPolicy
+from chunkcast.server.connections import ConnectionAges
+from chunkcast.server.errors import ObservationRejected, Overloaded, RateLimited, UnknownPolicy
 from chunkcast.server.health.outcomes import OTHER_TASK
+from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH, new_id, printable
 from chunkcast.server.policies import Policies, PolicyVersion
-from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
+from chunkcast.server.security.authentication import Client, calling_client
+from chunkcast.server.security.limits import ClientLimits
+from chunkcast.server.security.tokens import TokenFile
+from chunkcast.server.session import Session
 from chunkcast.server.statistics import ServerStatistics
 from chunkcast.server.stream import RobotStream, StreamEnded
+from chunkcast.server.tracing import Tracing
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 
@@ -42,11 +48,24 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         policies: what is served.
         statistics: where it counts.
         max_streams: one more is refused.
+        limits: of each client.
+        ages: of connections.
+        tracing: where spans go.
     """
 
-    def __init__(self, policies: Policies, statistics: ServerStatistics, max_streams: int) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        statistics: ServerStatistics,
+        max_streams: int,
+        *,
+        limits: ClientLimits,
+        ages: ConnectionAges,
+        tracing: Tracing,
+    ) -> None:
         self._policies, self._statistics, self._max_streams = policies, statistics, max_streams
-        self._streams: set[RobotStream] = set()
+        self._limits, self._ages, self._tracing = limits, ages, tracing
+        self._streams: dict[RobotStream, Client] = {}
         self._draining = False
 
     def drain(self) -> None:
@@ -55,51 +74,104 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         for stream in self._streams:
             stream.drain()
 
+    def end_streams_without(self, tokens: TokenFile) -> None:
+        """End the streams whose client's token is gone."""
+        for stream, client in self._streams.items():
+            if client.bearer and not tokens.holds(client.bearer):
+                stream.end(grpc.StatusCode.UNAUTHENTICATED, "the token of this stream is no longer good")
+
     # Read and written through the context, which the stubs' types do not know: answers do not wait for requests.
     async def StreamActions(  # type: ignore[override]  # noqa: N802 (gRPC's name; documented in the proto)
         self, request_iterator: object, context: Context
     ) -> None:
+        client = await self._admit(context)
         if self._statistics.active_streams >= self._max_streams:
             message = f"{self._max_streams} streams are open already (--max-streams)"
+            await _abort_overloaded(context, message, STREAM_RETRY_SECONDS)
+        if not self._limits.open_stream(client.name):
+            self._statistics.refused_clients["streams"] += 1
+            message = f"{client.name} has {self._limits.max_streams} streams open already (--max-client-streams)"
             await _abort_overloaded(context, message, STREAM_RETRY_SECONDS)
         self._statistics.active_streams += 1
         try:
             opening = await self._opening(context)
             if opening is not None:
-                await self._serve(opening, context)
+                await self._serve(opening, client, context)
         finally:
+            self._limits.close_stream(client.name)
             self._statistics.active_streams -= 1
 
-    async def _serve(self, opening: pb.OpenStream, context: Context) -> None:
+    async def _serve(self, opening: pb.OpenStream, client: Client, context: Context) -> None:
         version = await self._find(opening.policy, opening.policy_version, context)
-        stream_log = log.bind(policy=version.spec.name, robot=opening.robot_id)
+        stream_id = new_id()
+        stream_log = log.bind(
+            stream=stream_id, policy=version.spec.name, robot=opening.robot_id, client=printable(client.name)
+        )
         stream_log.info("stream opened", version=version.spec.version)
         pinned = bool(opening.policy_version)
-        stream = RobotStream(
-            context, self._policies, version, pinned=pinned, statistics=self._statistics, stream_log=stream_log
+        trace = self._tracing.stream(
+            context.invocation_metadata(),
+            stream=stream_id,
+            policy=version.spec.name,
+            robot=opening.robot_id,
+            client=printable(client.name),
         )
-        self._streams.add(stream)
+        stream = RobotStream(
+            context,
+            self._policies,
+            version,
+            pinned=pinned,
+            statistics=self._statistics,
+            stream_log=stream_log,
+            stream_id=stream_id,
+            trace=trace,
+            take=lambda: self._take(client),
+            renew_at=self._ages.renew_at(context.peer()),
+        )
+        self._streams[stream] = client
         if self._draining:
             stream.drain()
         if pinned:
             self._policies.pin(version)
         stream.join()
         try:
-            opened = pb.StreamOpened(policy=version.spec.name, policy_version=version.spec.version)
+            opened = pb.StreamOpened(policy=version.spec.name, policy_version=version.spec.version, stream_id=stream_id)
             await context.write(pb.StreamActionsResponse(opened=opened))
             await stream.run()
         except StreamEnded as ended:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, str(ended))
+            stream_log.info("stream ended", reason=str(ended))
+            await _abort(context, ended.status, str(ended))
         finally:
             stream.leave()
             if pinned:
                 self._policies.unpin(version)
-            self._streams.discard(stream)
+            del self._streams[stream]
+            trace.close()
             stream_log.info("stream closed")
+
+    async def _admit(self, context: Context) -> Client:
+        """Who calls; aborts with RESOURCE_EXHAUSTED if it calls too often."""
+        client = calling_client(context)
+        try:
+            self._take(client)
+        except RateLimited as limited:
+            await _abort_overloaded(context, str(limited), limited.retry_after)
+        return client
+
+    def _take(self, client: Client) -> None:
+        """Count a request of ``client``.
+
+        Raises:
+            RateLimited: it has made too many.
+        """
+        if retry_after := self._limits.take(client.name):
+            self._statistics.refused_clients["rate"] += 1
+            raise RateLimited(printable(client.name), self._limits.max_rate, retry_after)
 
     async def PredictChunk(  # noqa: N802
         self, request: pb.PredictChunkRequest, context: Context
     ) -> pb.PredictChunkResponse:
+        await self._admit(context)
         version = await self._find(request.policy, "", context)
         most = version.spec.observation_steps
         if not 1 <= len(request.observations) <= most:
@@ -120,24 +192,28 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the observation's deadline passed as it waited")
         except Exception:
             # As in a stream: the caller is told that it failed, and nothing of how.
-            log.exception("chunk failed", policy=version.spec.name)
+            request_id = new_id()
+            log.exception("chunk failed", request=request_id, policy=version.spec.name)
             version.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
-            await _abort(context, grpc.StatusCode.INTERNAL, FAILED)
+            await _abort(context, grpc.StatusCode.INTERNAL, f"{FAILED} under request {request_id}")
         return pb.PredictChunkResponse(chunk=chunk)
 
     async def ListPolicies(  # noqa: N802
         self, request: pb.ListPoliciesRequest, context: Context
     ) -> pb.ListPoliciesResponse:
+        await self._admit(context)
         return pb.ListPoliciesResponse(policies=[version.spec for version in self._policies.promoted])
 
     async def GetPolicy(  # noqa: N802
         self, request: pb.GetPolicyRequest, context: Context
     ) -> pb.GetPolicyResponse:
+        await self._admit(context)
         return pb.GetPolicyResponse(policy=(await self._find(request.policy, "", context)).spec)
 
     async def ReportEpisode(  # noqa: N802
         self, request: pb.ReportEpisodeRequest, context: Context
     ) -> pb.ReportEpisodeResponse:
+        await self._admit(context)
         version = await self._find(request.policy, "", context)
         if request.outcome not in pb.EpisodeOutcome.values()[1:]:
             names = ", ".join(pb.EpisodeOutcome.keys()[1:])

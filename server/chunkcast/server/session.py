@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from chunkcast.server.bundle import INSTRUCTION_INPUT, NOISE_INPUT, PREFIX_ACTIONS_INPUT, PREFIX_LENGTH_INPUT
 from chunkcast.server.errors import ObservationRejected
+from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.images import Pictures
 from chunkcast.server.instructions import KnownInstructions, Told
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import action_limits, camera_entries
 from chunkcast.v1.tensors import DTYPES
-
-MAX_IDENTIFIER_LENGTH = 128
 
 Tensors = dict[str, npt.NDArray[Any]]
 

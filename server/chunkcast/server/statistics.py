@@ -83,6 +83,10 @@ class ServerStatistics:
         self.active_streams = 0
         self.reloads: Counter[str] = Counter(ok=0, refused=0)
         """Bundles that were loaded after the start, or refused."""
+        self.refused_clients: Counter[str] = Counter(token=0, rate=0, streams=0)
+        """Calls and observations that were refused for who sent them, by what was wanting or too much."""
+        self.certificate_expires: float | None = None
+        """Seconds since 1970, where there is a certificate."""
 
     def of_policy(self, name: str) -> PolicyStatistics:
         """The counts of a policy, over all of its versions."""

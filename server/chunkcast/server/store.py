@@ -20,8 +20,8 @@ import structlog
 
 from chunkcast.server.bundle import SPEC_NAME
 from chunkcast.server.errors import BundleError, PolicyError, ProviderMissing
+from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.policies import Policies, PolicyVersion
-from chunkcast.server.session import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.statistics import ServerStatistics
 
 WATCH_SECONDS = 1.0

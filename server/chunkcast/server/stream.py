@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,18 +17,24 @@ import structlog
 
 from chunkcast.server.answer import FAILED, Prepared, action_chunk, observation_error
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
-from chunkcast.server.errors import ObservationRejected, Overloaded
+from chunkcast.server.connections import HEED_SECONDS
+from chunkcast.server.errors import ObservationRejected, Overloaded, RateLimited
 from chunkcast.server.health.monitor import HealthMonitor, StreamHealth
 from chunkcast.server.health.scorer import Sample
+from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH, printable
 from chunkcast.server.images import Pictures
 from chunkcast.server.policies import Policies, PolicyVersion
-from chunkcast.server.session import MAX_IDENTIFIER_LENGTH, Session
+from chunkcast.server.session import Session
 from chunkcast.server.statistics import ServerStatistics
+from chunkcast.server.tracing import StreamTrace
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import signal_name
 
 MAX_UNSENT = 64
 """Answers that a robot has not taken yet; beyond these its observations are left in the network until it does."""
+
+TAKE_SECONDS = 30.0
+"""A robot that takes no answer for so long, though its connection lives, is not reading; its place may be needed."""
 
 NEWER_SECONDS = 0.001
 """Until what a robot has sent already can be read: only of one that sends faster than it is served."""
@@ -47,7 +54,15 @@ Context = grpc.aio.ServicerContext[Any, pb.StreamActionsResponse]
 
 
 class StreamEnded(Exception):
-    """The server ends this stream; the message is for the robot."""
+    """The server ends this stream; the message is for the robot.
+
+    Attributes:
+        status: of the call.
+    """
+
+    def __init__(self, message: str, status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(eq=False, slots=True)
@@ -67,6 +82,10 @@ class RobotStream:
         pinned: whether it is also the last.
         statistics: the server's.
         stream_log: bound to this stream.
+        stream_id: its name there.
+        trace: its spans.
+        take: counts a request; raises RateLimited if it is one too many.
+        renew_at: monotonic seconds from which on the robot is told to open another stream.
     """
 
     def __init__(
@@ -78,9 +97,15 @@ class RobotStream:
         pinned: bool,
         statistics: ServerStatistics,
         stream_log: structlog.stdlib.BoundLogger,
+        stream_id: str,
+        trace: StreamTrace,
+        take: Callable[[], None],
+        renew_at: float,
     ) -> None:
         self._context, self._policies, self._version, self._pinned = context, policies, version, pinned
-        self._statistics, self._log = statistics, stream_log
+        self._statistics, self._log, self._id = statistics, stream_log, stream_id
+        self._trace, self._count_request, self._renew_at = trace, take, renew_at
+        self._ended: StreamEnded | None = None
         self._session = Session(version.spec, version.instructions)
         self._monitor: HealthMonitor | None = None
         self._health: StreamHealth | None = None
@@ -128,6 +153,11 @@ class RobotStream:
         """End after the next answer: the robot has actions to play meanwhile."""
         self._draining = True
 
+    def end(self, status: grpc.StatusCode, message: str) -> None:
+        """End now."""
+        self._ended = StreamEnded(message, status)
+        self._changed.set()
+
     async def _read(self) -> None:
         reading = asyncio.ensure_future(self._context.read())
         try:
@@ -138,6 +168,14 @@ class RobotStream:
                 reading = asyncio.ensure_future(self._context.read())
                 await asyncio.sleep(0)
                 arrived = time.perf_counter()
+                try:
+                    self._count_request()
+                except RateLimited as limited:
+                    # It is told, and what else it sends waits in the network: nobody else is kept from being read.
+                    self._refuse(_Place(), request.observation, limited)
+                    await self._flush()
+                    await asyncio.sleep(limited.retry_after)
+                    continue
                 # Before anything of the session changes: the encoder runs elsewhere, and other robots are served.
                 self._follow_promotions()
                 if behind and self._session.sees and await self._overtaken(request, reading):
@@ -172,8 +210,8 @@ class RobotStream:
         except ObservationRejected as rejected:
             return _Looked({}, rejected, 0.0)
         except Exception:
-            self._log.exception("decoding failed", step=observation.step)
-            return _Looked({}, ObservationRejected(pb.ERROR_CODE_INTERNAL, FAILED), 0.0)
+            self._log.exception("decoding failed", **_named(observation))
+            return _Looked({}, ObservationRejected(pb.ERROR_CODE_INTERNAL, self._failed), 0.0)
         return _Looked(pictures, None, time.perf_counter() - started if pictures else 0.0)
 
     def _take(self, request: pb.StreamActionsRequest, arrived: float, looked: _Looked, *, alone: bool) -> None:
@@ -221,8 +259,8 @@ class RobotStream:
             self._refuse(place, observation, refused)
         except Exception:
             # Whatever failed, this robot is told so and the others are served on.
-            self._log.exception("observation failed", step=observation.step)
-            self._refuse(place, observation, ObservationRejected(pb.ERROR_CODE_INTERNAL, FAILED))
+            self._log.exception("observation failed", **_named(observation))
+            self._refuse(place, observation, ObservationRejected(pb.ERROR_CODE_INTERNAL, self._failed))
 
     def _follow_promotions(self) -> None:
         if self._pinned:
@@ -258,11 +296,11 @@ class RobotStream:
         )
 
     def _refuse(self, place: _Place, observation: pb.Observation, refused: ObservationRejected | Overloaded) -> None:
-        code = refused.code if isinstance(refused, ObservationRejected) else pb.ERROR_CODE_OVERLOADED
+        code = refused.code
         # A broken sensor is refused at every tick: the log says it once a stream, the metrics how often.
         if code not in self._refusals_logged and code != pb.ERROR_CODE_INTERNAL:
             self._refusals_logged.add(code)
-            self._log.warning("observation refused", step=observation.step, reason=str(refused))
+            self._log.warning("observation refused", **_named(observation), reason=str(refused))
         self._version.statistics.chunk_refused(code)
         place.response = observation_error(observation, code, refused)
         if place not in self._places:
@@ -279,22 +317,36 @@ class RobotStream:
             except ObservationRejected as unsafe:
                 if unsafe.code not in self._refusals_logged:
                     self._refusals_logged.add(unsafe.code)
-                    self._log.warning("chunk withheld", step=observation.step, reason=str(unsafe))
+                    self._log.warning("chunk withheld", **_named(observation), reason=str(unsafe))
                 version.statistics.chunk_refused(unsafe.code)
                 return observation_error(observation, unsafe.code, unsafe)
             except Exception as error:  # the others of the batch must have their answers
                 outcome = Failed(error)
             else:
+                self._say_when_to_go(chunk)
                 return pb.StreamActionsResponse(chunk=chunk)
         if isinstance(outcome, Failed):
             if pb.ERROR_CODE_INTERNAL not in self._refusals_logged:
                 self._refusals_logged.add(pb.ERROR_CODE_INTERNAL)
-                self._log.error("chunk failed", step=observation.step, exc_info=outcome.error)
+                self._log.error("chunk failed", **_named(observation), exc_info=outcome.error)
             version.statistics.chunk_refused(pb.ERROR_CODE_INTERNAL)
-            return observation_error(observation, pb.ERROR_CODE_INTERNAL, Exception(FAILED))
+            return observation_error(observation, pb.ERROR_CODE_INTERNAL, Exception(self._failed))
         reason = pb.DROP_REASON_DEADLINE if isinstance(outcome, Expired) else pb.DROP_REASON_NEWER_OBSERVATION
         version.statistics.observation_dropped(reason)
         return _dropped(observation, reason)
+
+    @property
+    def _failed(self) -> str:
+        """What a robot is told of a failure: where its reason is to be found, and nothing else."""
+        return f"{FAILED} under stream {self._id}"
+
+    def _say_when_to_go(self, chunk: pb.ActionChunk) -> None:
+        """Hint in a chunk at the stream's end, if it is near; a robot that does not heed it is sent away later."""
+        late = time.monotonic() - self._renew_at
+        if late >= 0.0 or self._draining:
+            chunk.reconnect = True
+        if late >= HEED_SECONDS:
+            self._draining = True
 
     def _drop_unseen(self, observation: pb.Observation) -> None:
         """Answer an observation that a newer one overtook before its pictures were decoded."""
@@ -309,6 +361,8 @@ class RobotStream:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            if self._ended:
+                raise self._ended
             await self._flush()
             if self._reading_done and not self._places:
                 return
@@ -321,12 +375,27 @@ class RobotStream:
         try:
             while self._places and (response := self._places[0].response) is not None:
                 self._places.popleft()
-                await self._context.write(response)
+                self._trace.answered(response)
+                await self._give(response)
                 self._room.set()
                 if self._draining:
                     raise StreamEnded("the server is shutting down; reconnect")
         finally:
             self._writing = False
+
+    async def _give(self, response: pb.StreamActionsResponse) -> None:
+        """Send an answer, as soon as there is room for it on the way."""
+        try:
+            async with asyncio.timeout(TAKE_SECONDS):
+                await self._context.write(response)
+        except TimeoutError:
+            message = f"no answer was taken for {TAKE_SECONDS:g} s"
+            raise StreamEnded(message, grpc.StatusCode.DEADLINE_EXCEEDED) from None
+
+
+def _named(observation: pb.Observation) -> dict[str, Any]:
+    """What names an observation in the log."""
+    return {"episode": printable(observation.episode_id), "step": observation.step}
 
 
 def _dropped(observation: pb.Observation, reason: pb.DropReason.ValueType) -> pb.StreamActionsResponse:

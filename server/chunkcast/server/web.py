@@ -1,23 +1,29 @@
 """The HTTP side of a server, on threads of its own: ``/metrics`` for Prometheus, ``/`` for people.
 
-Answers GET only, from memory: what is asked for chooses among known names and never reaches the file system.
+Answers GET only, from memory: what is asked for chooses among known names and never reaches the file system. ``/live``
+and ``/ready`` are for probes, which have no token and learn one word.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
+import ssl
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import make_wsgi_app
 
 from chunkcast.server.prometheus_page import metrics_registry
+from chunkcast.server.security.tokens import TokenFile
 from chunkcast.server.statistics import ServerStatistics
 from chunkcast.server.status.facts import status_facts
 from chunkcast.server.status.live import LiveHistory
@@ -44,6 +50,12 @@ SECURITY_HEADERS = [
 CLIENT_SECONDS = 10.0
 """A client that connects and says nothing holds a thread."""
 
+MAX_CLIENTS = 32
+"""At the same time, each with a thread; one more finds its connection closed."""
+
+
+log = structlog.get_logger()
+
 
 class WebPage:
     """The HTTP server.
@@ -52,17 +64,35 @@ class WebPage:
         statistics: what it shows.
         live: the last minutes of it.
         host, port: where to listen; port 0 takes a free one.
+        tls: speaks HTTPS with this.
+        tokens: of which a request must show one, but for the probes; as bearer token, or with its name as password.
+
+    Attributes:
+        ready: what ``/ready`` says.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, statistics: ServerStatistics, live: LiveHistory, host: str, port: int) -> None:
+    def __init__(
+        self,
+        statistics: ServerStatistics,
+        live: LiveHistory,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        tokens: TokenFile | None = None,
+    ) -> None:
         self._statistics, self._live, self._started = statistics, live, time.time()
+        self._tokens, self.ready = tokens, False
         folder = resources.files("chunkcast.server.status") / "static"
         self._static = {path: ((folder / file).read_bytes(), kind) for path, (file, kind) in STATIC.items()}
         self._metrics: Callable[..., Any] = make_wsgi_app(metrics_registry(statistics))
         self._server = make_server(host, port, self._answer, _Server, _Handler)
+        if tls:
+            # The handshake takes place on the connection's own thread.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
         self._thread.start()
@@ -84,6 +114,12 @@ class WebPage:
         path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD")
         if method != "GET":
             return _plain(start_response, "405 Method Not Allowed", "GET only")
+        if path == "/live":
+            return _plain(start_response, "200 OK", "live")
+        if path == "/ready":
+            return _plain(start_response, *(("200 OK", "ready") if self.ready else ("503 Service Unavailable", "no")))
+        if not self._may_read(environ.get("HTTP_AUTHORIZATION", "")):
+            return _ask_for_token(start_response)
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
@@ -93,16 +129,41 @@ class WebPage:
         if path in self._static:
             content, kind = self._static[path]
             return _respond(start_response, "200 OK", kind, content)
-        return _plain(start_response, "404 Not Found", "there are /, /status.json and /metrics")
+        return _plain(start_response, "404 Not Found", "there are /, /status.json, /metrics, /live and /ready")
+
+    def _may_read(self, authorization: str) -> bool:
+        """Whether a request with this header shows a token, where one is asked for."""
+        if self._tokens is None:
+            return True
+        scheme, _, shown = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return self._tokens.bearer(shown.strip()) is not None
+        if scheme.lower() != "basic":
+            return False
+        try:
+            name, _, token = base64.b64decode(shown, validate=True).decode().partition(":")
+        except ValueError:
+            return False
+        bearer = self._tokens.bearer(token)
+        return bearer is not None and bearer.name == name
+
+
+def _ask_for_token(start_response: StartResponse) -> Iterable[bytes]:
+    content = b"a token of --admin-token-file is needed: as bearer token, or its name and itself as user and password\n"
+    # Browsers ask their user, for the status page.
+    headers = [("WWW-Authenticate", 'Basic realm="chunkcast", charset="UTF-8"'), ("WWW-Authenticate", "Bearer")]
+    return _respond(start_response, "401 Unauthorized", "text/plain; charset=utf-8", content, headers)
 
 
 def _plain(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
     return _respond(start_response, status, "text/plain; charset=utf-8", f"{text}\n".encode())
 
 
-def _respond(start_response: StartResponse, status: str, kind: str, content: bytes) -> Iterable[bytes]:
-    headers = [("Content-Type", kind), ("Content-Length", str(len(content))), *SECURITY_HEADERS]
-    start_response(status, headers)
+def _respond(
+    start_response: StartResponse, status: str, kind: str, content: bytes, headers: Sequence[tuple[str, str]] = ()
+) -> Iterable[bytes]:
+    about = [("Content-Type", kind), ("Content-Length", str(len(content)))]
+    start_response(status, [*about, *headers, *SECURITY_HEADERS])
     return [content]
 
 
@@ -113,7 +174,28 @@ class _Server(ThreadingMixIn, WSGIServer):
     def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
         # http.server's own is IPv4.
         self.address_family = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)[0][0]
+        self._places = threading.BoundedSemaphore(MAX_CLIENTS)
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """On a thread of its own, if there is one."""
+        if not self._places.acquire(blocking=False):
+            request.close()
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away, speaks no TLS or no HTTP is no news; all else is logged."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.error("page failed", client=str(client_address[0]), exc_info=error)
 
 
 class _Handler(WSGIRequestHandler):

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyUnavailable
-from chunkcast.client.wire import Answer, AnswerOrder, Sent, decode_answer, error_of
+from chunkcast.client.wire import Answer, AnswerOrder, Sent, decode_answer, stream_end
 from chunkcast.v1 import policy_pb2 as pb
 
 
@@ -19,9 +19,10 @@ class AsyncActionStream:
 
     Attributes:
         policy_version: the version that answered the opening.
+        stream_id: the stream's name in the server's log.
     """
 
-    policy_version = ""
+    policy_version = stream_id = ""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -40,10 +41,11 @@ class AsyncActionStream:
         """
         self._requests.put_nowait(pb.StreamActionsRequest(open=opening))
         try:
-            self.policy_version = (await self._next(timeout)).opened.policy_version
+            opened = (await self._next(timeout)).opened
         except ChunkTimeout:
             self.close()
             raise ChunkTimeout("the stream was not opened in time") from None
+        self.policy_version, self.stream_id = opened.policy_version, opened.stream_id
 
     def send(self, observation: pb.Observation) -> Sent:
         """Send an observation and return at once; ``receive`` gives the same token with its answer.
@@ -114,7 +116,7 @@ class AsyncActionStream:
                 self._responses.put_nowait(response)
             ended = await self._ended()
         except grpc.RpcError as error:
-            ended = error_of(error)
+            ended = stream_end(error)
         self._responses.put_nowait(ended)
 
     async def _ended(self) -> ChunkcastError:
@@ -123,4 +125,4 @@ class AsyncActionStream:
         if code == grpc.StatusCode.OK:
             return PolicyUnavailable("the server ended the stream")
         trailers = await self._call.trailing_metadata() or grpc.aio.Metadata()
-        return error_of(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, await self._call.details()))
+        return stream_end(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, await self._call.details()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 import numpy as np
@@ -16,7 +17,7 @@ from chunkcast.client.chunk_player import ControlRate, EpisodeSummary
 from chunkcast.client.errors import ChunkcastError, ChunkTimeout, PolicyOverloaded, PolicyUnavailable, RobotMismatch
 from chunkcast.client.playback import Playback
 from chunkcast.client.playback_config import PlaybackConfig
-from chunkcast.client.reconnect import Backoff, require_same_contract
+from chunkcast.client.reconnect import RENEW_SECONDS, Backoff, require_same_contract
 from chunkcast.client.robot import Robot
 from chunkcast.client.wire import ActionChunk, Observation
 from chunkcast.v1 import policy_pb2 as pb
@@ -40,6 +41,8 @@ class AsyncChunkPlayer:
         self._playback, self._on_chunk = Playback(spec, config, timeout), on_chunk
         self._stream: AsyncActionStream | None = stream
         self._reconnecting: asyncio.Task[AsyncActionStream] | None = None
+        self._renewing: asyncio.Task[AsyncActionStream] | None = None
+        self._renewed_at = 0.0
         self._hurry = asyncio.Event()
 
     @classmethod
@@ -122,11 +125,12 @@ class AsyncChunkPlayer:
 
     async def close(self) -> None:
         """End the stream, and every attempt to open one."""
-        if self._reconnecting is not None:
-            self._reconnecting.cancel()
-            (opened,) = await asyncio.gather(self._reconnecting, return_exceptions=True)
-            if isinstance(opened, AsyncActionStream):
-                opened.close()
+        for task in (self._reconnecting, self._renewing):
+            if task is not None:
+                task.cancel()
+                (opened,) = await asyncio.gather(task, return_exceptions=True)
+                if isinstance(opened, AsyncActionStream):
+                    opened.close()
         if self._stream is not None:
             self._stream.close()
 
@@ -157,6 +161,8 @@ class AsyncChunkPlayer:
         except ChunkTimeout:
             return False
         seconds = self._playback.take(token, answer, time.monotonic())
+        if isinstance(answer, ActionChunk) and answer.reconnect:
+            self._renew()
         if seconds is not None and self._on_chunk and isinstance(answer, ActionChunk):
             self._on_chunk(answer, seconds)
         return True
@@ -167,6 +173,7 @@ class AsyncChunkPlayer:
         Raises:
             RobotMismatch: the server came back with another contract.
         """
+        self._take_successor()
         task = self._reconnecting
         if task is None:
             return
@@ -183,15 +190,47 @@ class AsyncChunkPlayer:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-            self._reconnecting = asyncio.create_task(self._reconnect(), name=f"reconnect-{self._robot_id}")
+            # A successor that is being opened is as good as what would be opened now.
+            self._reconnecting = asyncio.create_task(
+                self._reconnect(self._renewing), name=f"reconnect-{self._robot_id}"
+            )
+            self._renewing = None
 
-    async def _reconnect(self) -> AsyncActionStream:
+    def _renew(self) -> None:
+        """The stream will be over soon: open its successor while it is answered still."""
+        if self._renewing is None and time.monotonic() >= self._renewed_at + RENEW_SECONDS:
+            self._renewed_at = time.monotonic()
+            self._renewing = asyncio.create_task(self._open(), name=f"renew-{self._robot_id}")
+
+    def _take_successor(self) -> None:
+        """Leave the stream for its successor, if there is one and nothing would be lost."""
+        if self._renewing is None or not self._renewing.done() or self._playback.waits:
+            return
+        task, self._renewing = self._renewing, None
+        if task.exception() is not None:
+            return  # the old one is answered still, and its next chunk hints again
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = task.result()
+        self._playback.connected()
+
+    async def _open(self) -> AsyncActionStream:
+        require_same_contract(self.spec, await self._client.get_policy(self.spec.name))
+        return await self._client.stream(self.spec.name, robot_id=self._robot_id, timeout=self._timeout)
+
+    async def _reconnect(self, renewing: asyncio.Task[AsyncActionStream] | None) -> AsyncActionStream:
         """Another stream, however long it takes.
+
+        Args:
+            renewing: opens one already.
 
         Raises:
             RobotMismatch: the server came back with another contract.
         """
         backoff, retry_after = Backoff(), 0.0
+        if renewing is not None:
+            with suppress(ChunkcastError):
+                return await renewing
         while True:
             try:
                 await asyncio.wait_for(self._hurry.wait(), max(backoff.next_wait(), retry_after))
@@ -200,8 +239,7 @@ class AsyncChunkPlayer:
             except TimeoutError:
                 pass
             try:
-                require_same_contract(self.spec, await self._client.get_policy(self.spec.name))
-                return await self._client.stream(self.spec.name, robot_id=self._robot_id, timeout=self._timeout)
+                return await self._open()
             except RobotMismatch:
                 raise
             except ChunkcastError as error:

@@ -9,8 +9,9 @@ from weakref import WeakSet
 import grpc
 
 from chunkcast.client.aio.action_stream import AsyncActionStream
+from chunkcast.client.credentials import Credentials
 from chunkcast.client.errors import ChunkcastError, PolicyUnavailable
-from chunkcast.client.policy_client import DEFAULT_TIMEOUT, report_request
+from chunkcast.client.policy_client import DEFAULT_TIMEOUT, checked_credentials, report_request
 from chunkcast.client.wire import CHANNEL_OPTIONS, error_of
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
@@ -22,6 +23,10 @@ class AsyncPolicyClient:
     Args:
         target: HOST:PORT.
         timeout: seconds to wait for an answer.
+        credentials: as PolicyClient's.
+
+    Raises:
+        ValueError: there is no target, or the credentials cannot be used.
 
     Example::
 
@@ -29,11 +34,11 @@ class AsyncPolicyClient:
             player = await AsyncChunkPlayer.open(client)
     """
 
-    def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        if not target:
-            raise ValueError("target is empty, expected HOST:PORT such as 127.0.0.1:50051")
-        self.target, self._timeout = target, timeout
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    def __init__(
+        self, target: str, *, timeout: float = DEFAULT_TIMEOUT, credentials: Credentials | None = None
+    ) -> None:
+        self.target, self._timeout, self._credentials = target, timeout, credentials or Credentials()
+        self._channel = open_aio_channel(target, self._credentials)
         self._stub: Any = pb_grpc.PolicyServiceStub(self._channel)
         self._streams: WeakSet[AsyncActionStream] = WeakSet()
 
@@ -55,11 +60,9 @@ class AsyncPolicyClient:
             PolicyNotFound: it is not served.
             PolicyUnavailable, ChunkTimeout: the server did not answer.
         """
-        try:
-            response = await self._stub.GetPolicy(pb.GetPolicyRequest(policy=policy), timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_of(error) from None
-        specification: pb.PolicySpec = response.policy
+        specification: pb.PolicySpec = (
+            await self._ask(self._stub.GetPolicy, pb.GetPolicyRequest(policy=policy))
+        ).policy
         return specification
 
     async def stream(
@@ -67,7 +70,7 @@ class AsyncPolicyClient:
     ) -> AsyncActionStream:
         """Open a stream; as ``PolicyClient.stream``."""
         opening = pb.OpenStream(policy=policy, robot_id=robot_id, policy_version=policy_version)
-        stream = AsyncActionStream(self._stub.StreamActions())
+        stream = AsyncActionStream(self._stub.StreamActions(metadata=self._credentials.metadata()))
         try:
             await stream.open(opening, self._timeout if timeout is None else timeout)
         except (ChunkcastError, asyncio.CancelledError):
@@ -97,8 +100,16 @@ class AsyncPolicyClient:
             episode_id=episode_id,
             robot_id=robot_id,
         )
+        await self._ask(self._stub.ReportEpisode, request)
+
+    async def _ask(self, method: Any, request: object) -> Any:
+        """A unary call's answer.
+
+        Raises:
+            ChunkcastError: it failed.
+        """
         try:
-            await self._stub.ReportEpisode(request, timeout=self._timeout)
+            return await method(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise error_of(error) from None
 
@@ -113,3 +124,16 @@ class AsyncPolicyClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def open_aio_channel(target: str, credentials: Credentials) -> grpc.aio.Channel:
+    """A channel to ``target``, encrypted if the credentials say so.
+
+    Raises:
+        ValueError: there is no target, or the credentials cannot be used.
+    """
+    secure = checked_credentials(target, credentials)
+    options = (*CHANNEL_OPTIONS, *credentials.options())
+    if secure is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, secure, options=options)

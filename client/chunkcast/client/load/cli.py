@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chunkcast.client.connection_flags import ConnectionFlags
+
 if TYPE_CHECKING:
     from chunkcast.client.load.robots import Measured
     from chunkcast.client.private_server import PrivateServer
@@ -30,7 +32,7 @@ class BadFlag(Exception):
 
 
 @dataclass(frozen=True)
-class LoadConfig:
+class LoadConfig(ConnectionFlags):
     """Let many robots ask a policy server for chunks; print and record throughput and latency beside the bare run's."""
 
     bundle: Path | None = None
@@ -65,6 +67,10 @@ class LoadConfig:
         """Refuse what makes no load."""
         if self.server is None and self.bundle is None:
             raise BadFlag("give --bundle DIR, or --server HOST:PORT of a running server")
+        try:
+            self.require_usable(self.server)
+        except ValueError as error:
+            raise BadFlag(str(error)) from None
         if self.streams < 1 or not 0.0 < self.seconds < math.inf or not 0.0 <= self.warm_up < math.inf:
             raise BadFlag(
                 f"--streams is {self.streams}, --seconds {self.seconds} and --warm-up {self.warm_up}, expected at "
@@ -165,7 +171,8 @@ def _load(
     from chunkcast.client.load.process import ProcessSample
     from chunkcast.client.load.robots import drive
 
-    with PolicyClient(target) as client:
+    credentials = config.credentials()
+    with PolicyClient(target, credentials=credentials) as client:
         client.wait_until_ready(10.0)
         spec = client.get_policy(config.policy)
     samples: list[tuple[ProcessSample, ProcessSample | None]] = []
@@ -180,6 +187,7 @@ def _load(
                 seconds=config.seconds,
                 rate_hz=config.rate,
                 image_quality=config.image_quality,
+                credentials=credentials,
             )
         )
         with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console) as bars:

@@ -15,8 +15,10 @@ from typing import Any
 import grpc
 import numpy as np
 
+from chunkcast.client.aio.policy_client import open_aio_channel
+from chunkcast.client.credentials import Credentials
 from chunkcast.client.errors import ChunkTimeout, PolicyUnavailable
-from chunkcast.client.wire import CHANNEL_OPTIONS, encode_observation, error_of
+from chunkcast.client.wire import encode_observation, error_of
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 from chunkcast.v1.tensors import DTYPES
@@ -77,6 +79,7 @@ async def drive(
     seconds: float,
     rate_hz: float | None,
     image_quality: int | None = None,
+    credentials: Credentials | None = None,
 ) -> Measured:
     """Let ``streams`` robots ask for ``warm_up`` seconds, which are not counted, and then for ``seconds``.
 
@@ -84,14 +87,14 @@ async def drive(
         target: HOST:PORT of the server.
         spec: of the policy that they play.
         rate_hz: observations per second and robot; ``None`` for a closed loop.
+        credentials: for the server.
         image_quality: of the JPEGs that pictures are sent as; ``None`` sends them as they are.
 
     Raises:
         ChunkcastError: a stream could not be opened, or broke.
     """
-    channels = [
-        grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) for _ in range(0, streams, STREAMS_PER_CONNECTION)
-    ]
+    credentials = credentials or Credentials()
+    channels = [open_aio_channel(target, credentials) for _ in range(0, streams, STREAMS_PER_CONNECTION)]
     measured = Measured()
     started = time.perf_counter()
     phases = _Phases(started + warm_up, started + warm_up + seconds)
@@ -104,6 +107,7 @@ async def drive(
                 index,
                 phases,
                 measured,
+                credentials.metadata(),
             )
             for index in range(streams)
         ]
@@ -140,9 +144,10 @@ class _Robot:
         index: int,
         phases: _Phases,
         measured: Measured,
+        metadata: tuple[tuple[str, str], ...],
     ) -> None:
         stub: Any = pb_grpc.PolicyServiceStub(channel)
-        self._call = stub.StreamActions()
+        self._call = stub.StreamActions(metadata=metadata)
         self._opening, self._message = opening, message
         self._index, self._phases, self._measured = index, phases, measured
 

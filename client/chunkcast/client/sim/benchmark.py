@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from chunkcast.client import PlaybackConfig, PolicyUnavailable
+from chunkcast.client import Credentials, PlaybackConfig, PolicyUnavailable
 from chunkcast.client.sim.difficulty import by_difficulty
 from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
 from chunkcast.client.sim.phrasing import task_of
@@ -28,6 +28,7 @@ def play_all(
     jobs: Sequence[EpisodeJob],
     *,
     target: str,
+    credentials: Credentials,
     policy: str,
     playback: PlaybackConfig,
     workers: int,
@@ -46,7 +47,7 @@ def play_all(
         workers,
         multiprocessing.get_context("spawn"),
         initializer=start_worker,
-        initargs=(target, policy, playback),
+        initargs=(target, policy, playback, credentials),
     )
     try:
         with _uninterrupted():

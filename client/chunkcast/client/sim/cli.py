@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+from chunkcast.client.connection_flags import ConnectionFlags
+
 if TYPE_CHECKING:
     from chunkcast.v1 import policy_pb2 as pb
 
@@ -42,7 +44,7 @@ class BadFlag(Exception):
 
 
 @dataclass(frozen=True)
-class SimConfig:
+class SimConfig(ConnectionFlags):
     """Play MetaWorld episodes against a policy server, in parallel processes; print and record success and latency."""
 
     server: str | None = None
@@ -99,6 +101,10 @@ class SimConfig:
         """Refuse what cannot be played."""
         if (self.server is None) == (self.bundle is None):
             raise BadFlag("give either --server HOST:PORT or --bundle DIR")
+        try:
+            self.require_usable(self.server)
+        except ValueError as error:
+            raise BadFlag(str(error)) from None
         if self.metrics and self.bundle is None:
             raise BadFlag("--metrics goes with --bundle; a running server has its own page")
         if self.health_share is not None and self.bundle is None:
@@ -219,7 +225,8 @@ def sim_command(config: SimConfig, target: str) -> None:
     from chunkcast.simulation.policy_cameras import policy_cameras
     from chunkcast.simulation.rendering import choose_gl
 
-    with PolicyClient(target) as client:
+    credentials = config.credentials()
+    with PolicyClient(target, credentials=credentials) as client:
         client.wait_until_ready(CONNECT_SECONDS)
         spec = client.get_policy(config.policy)
     jobs = _jobs(config, spec)
@@ -258,6 +265,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         results = play_all(
             jobs,
             target=target,
+            credentials=credentials,
             policy=spec.name,
             playback=playback,
             workers=min(config.workers, len(jobs)),

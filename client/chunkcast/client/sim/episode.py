@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chunkcast.client import ActionChunk, ChunkPlayer, ObservationError, PlaybackConfig, PolicyClient
+from chunkcast.client import ActionChunk, ChunkPlayer, Credentials, ObservationError, PlaybackConfig, PolicyClient
 from chunkcast.client.sim.captions import captioned
 from chunkcast.client.sim.episode_health import EpisodeHealth, episode_health
 from chunkcast.client.sim.faults import Fault, FaultyRobot
@@ -88,11 +88,14 @@ class SimulatedRobot:
         target: HOST:PORT of the server.
         policy: its name; empty for a server's only one.
         playback: how its chunks are played.
+        credentials: for the server.
     """
 
-    def __init__(self, target: str, policy: str, playback: PlaybackConfig) -> None:
+    def __init__(
+        self, target: str, policy: str, playback: PlaybackConfig, credentials: Credentials | None = None
+    ) -> None:
         self._robot_id = f"metaworld-{os.getpid()}"
-        self._client = PolicyClient(target)
+        self._client = PolicyClient(target, credentials=credentials)
         self._client.wait_until_ready(CONNECT_SECONDS)
         self._chunks: list[ActionChunk] = []
         self._seconds: list[float] = []
@@ -197,7 +200,7 @@ FRAME_SIZE = 320
 _robot: SimulatedRobot | None = None
 
 
-def start_worker(target: str, policy: str, playback: PlaybackConfig) -> None:
+def start_worker(target: str, policy: str, playback: PlaybackConfig, credentials: Credentials) -> None:
     """A worker process's beginning: leave Ctrl-C to the parent, end with it however it ends, connect."""
     global _robot  # noqa: PLW0603 (a process pool's worker has no other place for its connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -210,7 +213,7 @@ def start_worker(target: str, policy: str, playback: PlaybackConfig) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, name="follow-parent", daemon=True).start()
-    _robot = SimulatedRobot(target, policy, playback)
+    _robot = SimulatedRobot(target, policy, playback, credentials)
 
 
 def play_episode(job: EpisodeJob) -> EpisodeResult:

@@ -21,7 +21,7 @@ from chunkcast.training.export.variants import (
     BOUND,
     CALIBRATION_FRAMES,
     COMPARED_FRAMES,
-    compared,
+    near_variant,
     smaller,
 )
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
@@ -97,9 +97,9 @@ def export_bundle(
         calibration, held_out = demonstrated_observations(
             checkpoint, data, calibrating=CALIBRATION_FRAMES, comparing=COMPARED_FRAMES
         )
-        smaller_graph = partial(smaller, precision=precision, calibration=calibration)
         span = (policy.action_high - policy.action_low).numpy()
-        variant = compared(graph, smaller_graph(graph), held_out, span, precision)
+        variant = near_variant(graph, precision, calibration, held_out, span)
+        smaller_graph = partial(smaller, precision=precision, calibration=calibration, whole_views=variant.whole_views)
         graph = variant.graph
     on_stage("exporting the health graph")
     noise_scheduler = training_noise_scheduler(checkpoint.policy_config)

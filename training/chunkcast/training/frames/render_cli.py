@@ -7,9 +7,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
+from chunkcast.training.errors import TrainingError, not_installed, run_command
 
-from chunkcast.training.errors import TrainingError, run_command
+try:
+    import tyro
+except ModuleNotFoundError as error:
+    raise not_installed(error) from None
+
 from chunkcast.training.frames.frame_flags import FrameFlags, FramePreset, frame_cameras
 
 

@@ -7,6 +7,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from chunkcast.client.connection_flags import ConnectionFlags
+from chunkcast.client.credentials import Credentials
+from chunkcast.client.errors import NotAllowed
+from chunkcast.client.policy_client import open_channel
+
 DEFAULT_SERVER = "127.0.0.1:50052"
 
 TIMEOUT_SECONDS = 120.0
@@ -56,6 +61,16 @@ class Unload:
     """As chunkcast-admin list shows it."""
 
 
+@dataclass(frozen=True)
+class AdminConfig(ConnectionFlags):
+    """Where the server is, and how its answer is shown."""
+
+    server: str = DEFAULT_SERVER
+    """HOST:PORT of its admin service."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
 Command = List | Load | Promote | Rollback | Unload
 
 
@@ -67,37 +82,38 @@ def main() -> None:
         print(f"error: {error.name} is not installed; run pip install 'chunkcast[server]'", file=sys.stderr)
         raise SystemExit(2) from None
 
-    def admin(
-        command: Command,
-        server: str = DEFAULT_SERVER,
-        json: bool = False,
-    ) -> None:
+    def admin(command: Command, config: AdminConfig) -> None:
         """Load, promote, roll back and unload the policies of a running server.
 
         Args:
             command: what to do.
-            server: HOST:PORT of its admin service.
-            json: print JSON instead of a table.
+            config: where and how.
         """
-        _run(command, server, as_json=json)
+        _run(command, config)
 
-    tyro.cli(admin, config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs))
+    tyro.cli(
+        admin, config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+    )
 
 
-def _run(command: Command, server: str, *, as_json: bool) -> None:
+def _run(command: Command, config: AdminConfig) -> None:
     import grpc
 
     try:
-        with grpc.insecure_channel(server, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            versions = _call(command, channel)
+        credentials = config.require_usable(config.server)
+        with open_channel(config.server, credentials, options=(("grpc.enable_http_proxy", 0),)) as channel:
+            versions = _call(command, channel, credentials)
+    except (ValueError, NotAllowed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except grpc.RpcError as error:
         reason = str(error)
         if isinstance(error, grpc.Call):
             absent = error.code() == grpc.StatusCode.UNAVAILABLE
-            reason = f"no admin service at {server}" if absent else str(error.details())
+            reason = f"no admin service at {config.server}" if absent else str(error.details())
         print(f"error: {reason}", file=sys.stderr)
         raise SystemExit(1) from None
-    if as_json:
+    if config.json:
         print(json.dumps(versions, indent=2))
         return
     if not versions:
@@ -108,26 +124,26 @@ def _run(command: Command, server: str, *, as_json: bool) -> None:
         print("  ".join(f"{row[key]!s:{width}}" for key, width in widths.items()).rstrip())
 
 
-def _call(command: Command, channel: Any) -> list[dict[str, Any]]:
+def _call(command: Command, channel: Any, credentials: Credentials) -> list[dict[str, Any]]:
     """Make the call; returns the versions that it tells of."""
     from chunkcast.v1 import admin_pb2 as pb
     from chunkcast.v1 import admin_pb2_grpc as pb_grpc
 
     stub = pb_grpc.AdminServiceStub(channel)
-    timeout = TIMEOUT_SECONDS
+    options: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "metadata": credentials.metadata()}
     if isinstance(command, List):
-        versions = list(stub.ListVersions(pb.ListVersionsRequest(), timeout=timeout).versions)
+        versions = list(stub.ListVersions(pb.ListVersionsRequest(), **options).versions)
     elif isinstance(command, Load):
         load = pb.LoadBundleRequest(bundle=command.bundle, promote=command.promote)
-        versions = [stub.LoadBundle(load, timeout=timeout).version]
+        versions = [stub.LoadBundle(load, **options).version]
     elif isinstance(command, Promote):
         promote = pb.PromoteVersionRequest(policy=command.policy, version=command.version)
-        versions = [stub.PromoteVersion(promote, timeout=timeout).version]
+        versions = [stub.PromoteVersion(promote, **options).version]
     elif isinstance(command, Rollback):
-        versions = [stub.RollBack(pb.RollBackRequest(policy=command.policy), timeout=timeout).version]
+        versions = [stub.RollBack(pb.RollBackRequest(policy=command.policy), **options).version]
     else:
         unload = pb.UnloadVersionRequest(policy=command.policy, version=command.version)
-        stub.UnloadVersion(unload, timeout=timeout)
+        stub.UnloadVersion(unload, **options)
         versions = []
     return [
         {
