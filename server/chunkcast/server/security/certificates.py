@@ -39,8 +39,8 @@ class ServerCertificate:
         # Connections are begun on gRPC's threads, pages on others.
         self._lock = threading.Lock()
         self._contexts: list[ssl.SSLContext] = []
-        self._changed()
         self._contents, self.expires = _read(paths)
+        self._changed()
         self._shown = self._contents
         self._warn_if_expired()
 
