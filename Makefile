@@ -16,7 +16,7 @@ RGB ?= policies/metaworld-six-rgb
 ENCODER := policies/text-encoders/all-minilm-l6-v2
 INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
-.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
+.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak hostile chaos kills endurance delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -53,8 +53,24 @@ proto-breaking: $(VENV)/.dev ## compare the contract with the main branch's
 bench: $(VENV)/.dev ## serving beside a bare session.run: one robot, 32, a large policy, a slow one (10 min)
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
-soak: $(VENV)/.dev ## 64 robots at 20 Hz, and 1,000 reloads under load (6 min)
-	$(BIN)/python -m benchmarks.soak $(ARGS)
+soak: $(VENV)/.dev ## 64 robots and 1,000 reloads; 100,000 hostile messages; everything broken once; kills; half an hour of all (an hour)
+	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.hostile
+	$(BIN)/python -m benchmarks.chaos
+	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.endurance
+
+hostile: $(VENV)/.dev ## 100,000 malformed and hostile messages beside a healthy robot (3 min)
+	$(BIN)/python -m benchmarks.hostile $(ARGS)
+
+chaos: $(VENV)/.dev ## break the server, its network, disk, clock and certificate while an arm plays (1.5 min)
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+kills: $(VENV)/.dev ## success of the six tasks with one kill -9 an episode, beside none (7 min)
+	$(BIN)/python -m benchmarks.kills $(ARGS)
+
+endurance: $(VENV)/.dev ## 32 robots for 30 minutes, a reload a minute and a kill every five
+	$(BIN)/python -m benchmarks.endurance $(ARGS)
 
 delays: $(VENV)/.demo ## success and jumps with injected inference delays, 100 episodes a task (20 min)
 	$(BIN)/python -m benchmarks.real_time_chunking $(ARGS)

@@ -177,6 +177,11 @@ class ChunkPlayer:
         return self._playback.at_border
 
     @property
+    def starved_ticks(self) -> int:
+        """Ticks of this episode that no chunk knew so far."""
+        return self._playback.starved_ticks
+
+    @property
     def latency(self) -> float:
         """Seconds from a request to its chunk, as expected of the next."""
         return self._playback.latency

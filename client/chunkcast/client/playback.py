@@ -71,6 +71,10 @@ class Playback:
         require_fits(config, spec, self._execute_steps, self._rest, timeout)
         slow = [config.slow_elements is None or each.name in config.slow_elements for each in action.elements]
         self._slow_by = np.where(slow, 1.0 - config.slow_share, 0.0).astype(np.float32)
+        self._rests = np.array(
+            [config.rest_elements is None or each.name in config.rest_elements for each in action.elements], np.float32
+        )
+        self._decelerate_ticks = config.decelerate_ticks or config.max_starved_ticks
         self.rate_hz = action.control_rate_hz
         self._check_actions = ActionCheck(spec)
         self._latencies: deque[float] = deque(maxlen=DELAYS_KEPT)
@@ -363,9 +367,11 @@ class Playback:
             raise self._starvation_error()
         if self._config.starvation == "hold":
             return last
-        # From the last action to rest in equal steps, the last of them at the last tick that may be starved.
-        left = most - self._starved_for + 1
-        slowed: npt.NDArray[np.float32] = last + (self._rest - last) / np.float32(left)
+        # From the last action to rest in equal steps, and there it stays.
+        left = max(1, self._decelerate_ticks - self._starved_for + 1)
+        slowed: npt.NDArray[np.float32] = (last + self._rests * (self._rest - last) / np.float32(left)).astype(
+            np.float32
+        )
         return slowed
 
     def _starvation_error(self) -> ChunkcastError:

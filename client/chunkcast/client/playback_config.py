@@ -33,6 +33,10 @@ class PlaybackConfig:
             ``decelerate`` goes from it to ``rest_action``, right for velocities and displacements; ``stop`` fails.
         max_starved_ticks: after so many such ticks in a row, fail: the robot is then stopped.
         rest_action: the action that moves nothing; zeros by default.
+        rest_elements: names of the action elements that ``decelerate`` brings to rest, such as an arm's displacement;
+            the others hold, as a gripper should that holds something. ``None`` for all.
+        decelerate_ticks: in how many ticks, at most ``max_starved_ticks``, ``decelerate`` comes to rest; ``None`` for
+            all of them.
         on_unhealthy: what to do once the server judges the policy out of its element. ``ignore`` plays on, and
             ``on_chunk`` sees every judgement; ``slow`` plays actions at ``slow_share`` of their distance from
             ``rest_action`` until the episode ends (a slowed arm is itself unlike those that went well, so that it would
@@ -53,6 +57,8 @@ class PlaybackConfig:
     starvation: Starvation = "hold"
     max_starved_ticks: int = 10
     rest_action: Sequence[float] | None = None
+    rest_elements: Sequence[str] | None = None
+    decelerate_ticks: int | None = None
     on_unhealthy: OnUnhealthy = "ignore"
     slow_share: float = 0.5
     slow_elements: Sequence[str] | None = None
@@ -118,10 +124,18 @@ def require_fits(
             f"{spec.name} has no thresholds to judge health by, so on_unhealthy={config.on_unhealthy!r} would never do "
             "anything; measure them (chunkcast-health monitor), or pass on_unhealthy='ignore'"
         )
-    names = [element.name for element in action.elements]
-    if unknown := [name for name in config.slow_elements or () if name not in names]:
-        raise ValueError(f"slow_elements names {unknown}, expected some of {names}")
+    _require_elements(config, [element.name for element in action.elements])
     if config.on_unhealthy == "slow" and not inside:
         raise ValueError(
             f"on_unhealthy='slow' needs a rest_action within the action bounds {bounds}, got {rest.tolist()}"
         )
+
+
+def _require_elements(config: PlaybackConfig, names: Sequence[str]) -> None:
+    """What the configuration says of single action elements, and how fast they come to rest."""
+    for field, chosen in (("slow_elements", config.slow_elements), ("rest_elements", config.rest_elements)):
+        if unknown := [name for name in chosen or () if name not in names]:
+            raise ValueError(f"{field} names {unknown}, expected some of {names}")
+    most = config.max_starved_ticks
+    if config.decelerate_ticks is not None and not 1 <= config.decelerate_ticks <= most:
+        raise ValueError(f"decelerate_ticks is {config.decelerate_ticks}, expected 1 to max_starved_ticks, {most}")
