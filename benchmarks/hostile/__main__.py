@@ -39,6 +39,8 @@ class HostileConfig:
     """Messages."""
     quiet: float = 20.0
     """Seconds for which the healthy robot is alone first."""
+    client_rate: float = 300.0
+    """chunkcast-serve --max-client-rate: beyond it the hostile client is told so, and tries again."""
     json: Path = Path("docs/results/hostile.json")
     """File for everything measured."""
 
@@ -91,7 +93,7 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         file.write_text(f"{name} {secrets.token_urlsafe()}\n")
     tokens = folder / "tokens"
     tokens.write_text("".join(file.read_text() for file in files.values()))
-    served = lab.served(SEEING, "--token-file", tokens)
+    served = lab.served(SEEING, "--token-file", tokens, "--max-client-rate", str(config.client_rate))
     with served:
         robot = HealthyRobot(served.address, Credentials(token_file=files["healthy"]))
         time.sleep(2.0)
@@ -152,7 +154,7 @@ def _attack(address: str, count: int, token: Path, seed: int) -> list[dict[str, 
 
 def _milliseconds(values: list[float]) -> dict[str, float]:
     p50, p99 = np.percentile(values, [50, 99])
-    return {"chunks": len(values), "p50": round(p50 * 1e3, 2), "p99": round(p99 * 1e3, 2)}
+    return {"chunks": len(values), "p50": round(float(p50) * 1e3, 2), "p99": round(float(p99) * 1e3, 2)}
 
 
 def main(config: HostileConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from chunkcast.server.answer import FAILED, Prepared, action_chunk
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
@@ -18,6 +19,7 @@ from chunkcast.server.health.outcomes import OTHER_TASK
 from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH, new_id, printable
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.security.authentication import Client, calling_client
+from chunkcast.server.security.decoding import MALFORMED
 from chunkcast.server.security.limits import ClientLimits
 from chunkcast.server.security.tokens import TokenFile
 from chunkcast.server.session import Session
@@ -279,6 +281,8 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         except TimeoutError:
             message = f"the stream was not opened within {OPEN_SECONDS:g} s"
             await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, message)
+        except DecodeError:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, MALFORMED)
         if first is grpc.aio.EOF:
             return None
         if first.WhichOneof("request") != "open":

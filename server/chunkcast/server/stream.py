@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from chunkcast.server.answer import FAILED, Prepared, action_chunk, observation_error
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
@@ -24,6 +25,7 @@ from chunkcast.server.health.scorer import Sample
 from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH, printable
 from chunkcast.server.images import Pictures
 from chunkcast.server.policies import Policies, PolicyVersion
+from chunkcast.server.security.decoding import MALFORMED
 from chunkcast.server.session import Session
 from chunkcast.server.statistics import ServerStatistics
 from chunkcast.server.tracing import StreamTrace
@@ -162,7 +164,7 @@ class RobotStream:
         reading = asyncio.ensure_future(self._context.read())
         try:
             behind = False
-            while (request := await reading) is not grpc.aio.EOF:
+            while (request := await _message(reading)) is not grpc.aio.EOF:
                 # The next one is read meanwhile: whether it is there when this one is answered tells of a robot that
                 # sends faster than it is served, whose stale observations must not be computed one after the other.
                 reading = asyncio.ensure_future(self._context.read())
@@ -391,6 +393,18 @@ class RobotStream:
         except TimeoutError:
             message = f"no answer was taken for {TAKE_SECONDS:g} s"
             raise StreamEnded(message, grpc.StatusCode.DEADLINE_EXCEEDED) from None
+
+
+async def _message(reading: asyncio.Future[Any]) -> Any:
+    """The request that was read.
+
+    Raises:
+        StreamEnded: it is none. What follows it may be good, but its robot speaks another contract.
+    """
+    try:
+        return await reading
+    except DecodeError:
+        raise StreamEnded(MALFORMED, grpc.StatusCode.INVALID_ARGUMENT) from None
 
 
 def _named(observation: pb.Observation) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import grpc
 from chunkcast.server.connections import ConnectionAges
 from chunkcast.server.security.authentication import Authentication
 from chunkcast.server.security.certificates import ServerCertificate
+from chunkcast.server.security.decoding import Decoding
 
 KEEPALIVE_MS = 10_000
 """A robot that does not answer a ping for as long again is gone."""
@@ -66,7 +67,7 @@ def admin_server(access: Authentication | None) -> grpc.aio.Server:
 
 
 def _server(options: Sequence[tuple[str, int]], max_calls: int, access: Authentication | None) -> grpc.aio.Server:
-    interceptors = [access] if access else None
+    interceptors: list[grpc.aio.ServerInterceptor] = [*([access] if access else []), Decoding()]
     return grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=max_calls)
 
 
