@@ -33,8 +33,6 @@ from chunkcast.client.wire import ActionChunk, Dropped
 from chunkcast.v1 import policy_pb2 as pb
 
 GROWTH_MOST = 0.05
-SETTLING_SECONDS = 30.0
-"""Of a server's life, until its memory is what it will be; robots come back meanwhile."""
 AFTER_READY_SECONDS = 2.0
 """A stream that breaks so soon after a restart was opened to the server before."""
 ANSWER_SECONDS = 5.0
@@ -56,6 +54,8 @@ class EnduranceConfig:
     """Seconds from one reload to the next."""
     kill_every: float = 300.0
     """Seconds from one kill -9 to the next."""
+    settling: float = 30.0
+    """Seconds of a server's life until its memory is what it will be; robots come back meanwhile."""
     json: Path = Path("docs/results/endurance.json")
     """File for everything measured."""
 
@@ -115,7 +115,7 @@ class Endurance:
             spec = await client.get_policy()
         robots = [asyncio.create_task(self._robot(spec, index)) for index in range(self._config.robots)]
         total = self._config.minutes * 60.0
-        reload_at, kill_at, measure_at = self._config.reload_every, self._config.kill_every, SETTLING_SECONDS
+        reload_at, kill_at, measure_at = self._config.reload_every, self._config.kill_every, self._config.settling
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bars:
             bar = bars.add_task(f"{self._config.robots} robots", total=total)
@@ -130,7 +130,7 @@ class Endurance:
                     reload_at += self._config.reload_every
                     await self._reload()
                 elif now >= measure_at:
-                    measure_at = now + 5.0
+                    measure_at = now + 2.0
                     self._measure()
                 bars.update(bar, completed=now, description=f"{self.counts['answered']} answers")
                 await asyncio.sleep(0.2)
@@ -142,7 +142,7 @@ class Endurance:
     def _measure(self) -> None:
         life = self.lives[-1]
         life.seconds = time.monotonic() - self.served.ready_at
-        if life.seconds >= SETTLING_SECONDS:
+        if life.seconds >= self._config.settling:
             life.resident_mb.append(round(resident_mb(self.served.pid), 1))
             life.files.append(open_files(self.served.pid))
 

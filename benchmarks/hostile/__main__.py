@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tyro
@@ -28,7 +28,10 @@ RATE_HZ = 50.0
 SEEING = Path("policies/metaworld-six-rgb")
 SETTLED_FILES = 4
 """File descriptors that may be open more than before: a connection or two that has not been closed yet."""
-GROWTH_MOST_MB = 32.0
+GROWTH_MOST = 0.02
+"""Of resident memory from the second quarter of the attack to its last: by then every thread has its buffers, and what
+still grows with the messages is a leak."""
+SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,30 @@ class HealthyRobot:
         self._client.close()
 
 
+class Sampler:
+    """Looks at a process's resident memory again and again, on a thread of its own."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._over, self._seen = pid, threading.Event(), [resident_mb(pid)]
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._over.wait(SAMPLE_SECONDS):
+            self._seen.append(resident_mb(self._pid))
+
+    def quarters(self) -> list[float]:
+        """The median of each quarter of the time, MB."""
+        return [round(float(np.median(part)), 1) for part in np.array_split(self._seen, 4) if len(part)]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]:
     """Everything; returns the report."""
     lab = Lab(folder)
@@ -104,7 +131,7 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         quiet = robot.take()
         before = resident_mb(served.pid), open_files(served.pid)
         began = time.monotonic()
-        with console.status(f"{config.count} hostile messages"):
+        with console.status(f"{config.count} hostile messages"), Sampler(served.pid) as memory:
             rows = _attack(served.address, config.count, files["hostile"], seed=2)
         seconds = time.monotonic() - began
         beside = robot.take()
@@ -124,14 +151,14 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         "healthy_robot_ms": quantiles,
         "healthy_robot_failures": robot.failures,
         "p99_ratio": round(quantiles["beside"]["p99"] / quantiles["quiet"]["p99"], 3),
-        "resident_mb": [round(before[0], 1), round(after[0], 1)],
+        "resident_mb": {"before": round(before[0], 1), "quarters": memory.quarters(), "after": round(after[0], 1)},
         "open_files": [before[1], after[1]],
         "exceptions_in_the_log": tracebacks,
         "exit_code": code,
         "holds": {
             "each was answered rightly": not wrong,
             "no crash": alive and code == 0,
-            "no leak": settled and after[0] - before[0] < GROWTH_MOST_MB,
+            "no leak": settled and memory.quarters()[3] < (1.0 + GROWTH_MOST) * memory.quarters()[1],
             "the healthy robot had every chunk": not robot.failures,
         },
     }

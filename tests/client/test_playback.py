@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +190,31 @@ def test_starvation(starvation: str, expected: list[float]) -> None:
     assert loop.play(len(expected)) == pytest.approx(expected)
     with pytest.raises(ChunkTimeout, match="no chunk for tick"):
         loop.step()
+
+
+def test_an_arm_comes_to_rest_as_fast_as_it_is_set_to_and_stays_there() -> None:
+    loop = Loop(PlaybackConfig(starvation="decelerate", max_starved_ticks=6, decelerate_ticks=2))
+    loop.play(1)
+    loop.silent = True
+    loop.play(7)
+    assert loop.play(6) == pytest.approx([53.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+    with pytest.raises(ChunkTimeout):
+        loop.step()
+
+
+def test_what_is_not_to_rest_holds() -> None:
+    name = spec().action.elements[0].name
+    config = PlaybackConfig(starvation="decelerate", max_starved_ticks=4, rest_elements=[])
+    loop = Loop(config)
+    loop.play(1)
+    loop.silent = True
+    loop.play(7)
+    assert loop.play(4) == [107.0] * 4
+    assert Loop(replace(config, rest_elements=[name])).play(1)
+    with pytest.raises(ValueError, match=r"rest_elements names \['wrist'\], expected some of"):
+        Loop(replace(config, rest_elements=["wrist"]))
+    with pytest.raises(ValueError, match="decelerate_ticks is 5, expected 1 to max_starved_ticks, 4"):
+        Loop(replace(config, decelerate_ticks=5))
 
 
 def test_a_lost_connection_is_named_when_the_robot_starves() -> None:

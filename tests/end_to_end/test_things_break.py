@@ -1,0 +1,66 @@
+"""Servers, networks, disks, clocks and certificates break under a simulated arm: ``make soak`` at reduced size."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.chaos.__main__ import SCENARIOS, play
+from benchmarks.chaos.served import Served
+from benchmarks.endurance import Endurance, EnduranceConfig
+from benchmarks.hostile.__main__ import HostileConfig, run
+from benchmarks.kills import Arm
+from tests.conftest import ROOT, SHIPPED_BUNDLE
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_arm_does_what_it_is_set_to_while_things_break(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    outcome = play(name, SHIPPED_BUNDLE, pause=1.0)
+    if outcome.skipped:
+        assert not os.environ.get("CI"), outcome.skipped
+        pytest.skip(outcome.skipped)
+    assert outcome.checks
+    assert outcome.good, outcome
+
+
+def test_hostile_messages_are_each_answered_rightly_beside_a_healthy_robot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    report = run(HostileConfig(count=600, quiet=1.0), tmp_path, Console(stderr=True))
+    assert report["messages"] >= 600
+    assert all(report["holds"].values()), {key: report[key] for key in ("holds", "wrong", "healthy_robot_failures")}
+    assert report["exceptions_in_the_log"] == 0
+
+
+def test_a_short_endurance_loses_no_request_outside_the_kills(tmp_path: Path) -> None:
+    config = EnduranceConfig(
+        bundle=SHIPPED_BUNDLE, minutes=0.6, robots=8, reload_every=7.0, kill_every=16.0, settling=4.0
+    )
+    endurance = Endurance(config, tmp_path)
+    asyncio.run(endurance.run(Console(stderr=True)))
+    report = endurance.report()
+    assert report["kills"] == 2
+    assert report["reloads"]["done"] >= 2
+    assert report["counts"]["answered"] > 500
+    # Memory is judged over lives of minutes, in make soak.
+    held = report["holds"]
+    assert held.pop("memory grew by less than 5 %") in (True, False)
+    assert all(held.values()), report
+
+
+def test_an_episode_goes_on_when_the_server_is_killed_in_it(tmp_path: Path) -> None:
+    served = Served("--bundle", SHIPPED_BUNDLE, log=tmp_path / "log")
+    with served:
+        arm = Arm(served)
+        played = arm.play("pick-place-v3", 1_000_000, kill_at=20)
+        arm.close()
+    assert served.starts == 2
+    assert played.success
+    assert played.starved > 0
+    assert played.reconnected is not None
