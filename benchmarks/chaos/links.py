@@ -112,13 +112,17 @@ class Proxy:
         self._passing += [asyncio.create_task(way) for way in ways]
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                await asyncio.sleep(self._delay)
-                await self._open.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError):
+                while data := await reader.read(65536):
+                    await asyncio.sleep(self._delay)
+                    await self._open.wait()
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            writer.close()
+            with suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
 
     def cut(self) -> None:
         """As ``Link``: bytes wait here."""
@@ -142,6 +146,7 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
+        await self._server.wait_closed()
         for task in self._passing:
             task.cancel()
         await asyncio.gather(*self._passing, return_exceptions=True)

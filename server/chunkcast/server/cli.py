@@ -55,6 +55,11 @@ def _configure_log(log_format: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    # A client that is gone before it could be told something: gRPC would write a traceback, as often as anyone likes to
+    # open streams and abandon them.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(
+        lambda record: not record.getMessage().startswith("ExecuteBatchError")
+    )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
