@@ -14,6 +14,7 @@ BUNDLE ?= $(if $(TASKS),policies/metaworld-mt50,policies/metaworld-six)
 EPISODES ?= 20
 RGB ?= policies/metaworld-six-rgb
 ENCODER := policies/text-encoders/all-minilm-l6-v2
+SECONDS ?= 66
 INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
 .PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak hostile chaos kills endurance delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
@@ -142,8 +143,8 @@ text-encoder: $(VENV)/.dev ## export the text encoder anew, from the package tha
 	$(INSTALL) -e '.[text-encoder]'
 	$(BIN)/chunkcast-text-encoder --out $(ENCODER) --overwrite
 
-fuzz: $(VENV)/.dev ## every decoder under a coverage-guided fuzzer (10 min); ARGS="--seconds 600" a target takes longer
-	$(BIN)/python -m fuzz all $(ARGS)
+fuzz: $(VENV)/.dev ## fuzz whatever others send, SECONDS for each of nine targets (10 min)
+	$(BIN)/python -m fuzz all --seconds $(SECONDS)
 
 licences: $(VENV)/.dev ## licences of everything that the extra all brings along, against release/licences.toml
 	$(BIN)/python -m release.licences $(ARGS)

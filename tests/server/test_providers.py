@@ -22,7 +22,7 @@ without_driver = pytest.mark.skipif(has_cuda_driver(), reason="this machine has 
 ADVICE = {
     "cuda": (
         "error: CUDAExecutionProvider was asked for (--providers cuda) and cannot be used here; install an NVIDIA "
-        "driver, CUDA 12 with cuDNN 9 and onnxruntime-gpu, or pass --providers cpu\n"
+        "driver, CUDA 13 with cuDNN 9 and onnxruntime-gpu, or pass --providers cpu\n"
     ),
     "tensorrt": (
         "error: TensorrtExecutionProvider was asked for (--providers tensorrt) and cannot be used here; install "

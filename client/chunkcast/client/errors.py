@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from chunkcast.client.chunk_health import ChunkHealth
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import one_line
 
 
 class ChunkcastError(Exception):
@@ -95,3 +96,6 @@ class PolicyUnhealthy(ChunkcastError):
 
 class RobotMismatch(ChunkcastError):
     """The robot's observations are not those of the policy, or the policy's contract has changed under the robot."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))  # it quotes what a server says of its policy

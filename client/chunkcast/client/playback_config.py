@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from chunkcast.client.wire import require_quality
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import MAX_ACTION, MAX_RATE_HZ, MIN_RATE_HZ
 
 Overlap = Literal["replace", "ensemble", "real-time-chunking"]
 Starvation = Literal["hold", "decelerate", "stop"]
@@ -83,6 +84,7 @@ def require_fits(
         raise ValueError(
             f"execute_steps is {config.execute_steps}, expected 1 to {action.horizon}, the policy's horizon"
         )
+    _require_playable(action)
     if not 0.0 < timeout < math.inf:
         raise ValueError(f"timeout is {timeout}, expected seconds above 0")
     if config.overlap == "real-time-chunking" and not action.max_committed_steps:
@@ -139,3 +141,13 @@ def _require_elements(config: PlaybackConfig, names: Sequence[str]) -> None:
     most = config.max_starved_ticks
     if config.decelerate_ticks is not None and not 1 <= config.decelerate_ticks <= most:
         raise ValueError(f"decelerate_ticks is {config.decelerate_ticks}, expected 1 to max_starved_ticks, {most}")
+
+
+def _require_playable(action: pb.ActionSpec) -> None:
+    """What a server says of its policy's actions can be played: it may be another program, or damaged."""
+    if not all(abs(bound) <= MAX_ACTION for each in action.elements for bound in (each.low, each.high)):
+        raise ValueError(f"the policy has an action without bounds; expected at most {MAX_ACTION:g}")
+    if not MIN_RATE_HZ <= action.control_rate_hz <= MAX_RATE_HZ:
+        raise ValueError(
+            f"the policy's control_rate_hz is {action.control_rate_hz}, expected {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g}"
+        )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from chunkcast.client.errors import RobotMismatch, UnsafeAction
 from chunkcast.client.wire import ActionChunk
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.contract import action_limits, camera_entries, same_proportions
+from chunkcast.v1.contract import action_limits, camera_entries, one_line, same_proportions
 from chunkcast.v1.tensors import DTYPES
 
 
@@ -47,17 +47,17 @@ class ActionCheck:
         Raises:
             UnsafeAction: its shape is not the policy's, or an action is not finite and within the bounds.
         """
-        actions = chunk.actions
+        actions, version = chunk.actions, one_line(chunk.policy_version, 64)
         if actions.shape != self._shape:
             raise UnsafeAction(
                 pb.ERROR_CODE_UNSAFE_ACTION,
-                f"policy version {chunk.policy_version} sent actions of shape {list(actions.shape)}, expected "
+                f"policy version {version} sent actions of shape {list(actions.shape)}, expected "
                 f"{list(self._shape)}; nothing was executed",
             )
         if not ((actions >= self._low) & (actions <= self._high)).all():
             raise UnsafeAction(
                 pb.ERROR_CODE_UNSAFE_ACTION,
-                f"policy version {chunk.policy_version} sent actions beyond its bounds; nothing was executed",
+                f"policy version {version} sent actions beyond its bounds; nothing was executed",
             )
 
 
@@ -67,6 +67,10 @@ def check_observation(spec: pb.PolicySpec, observation: Mapping[str, npt.NDArray
     Raises:
         RobotMismatch: a key, dtype or shape differs; the message names the first difference.
     """
+    if unknown := [int(entry.dtype) for entry in spec.observations if entry.dtype not in DTYPES]:
+        raise RobotMismatch(
+            f"policy {one_line(spec.name, 64)} has an observation of the unknown dtype code {unknown[0]}"
+        )
     expected = {entry.key: (DTYPES[entry.dtype], tuple(entry.shape)) for entry in spec.observations}
     if observation.keys() != expected.keys():
         raise RobotMismatch(f"the robot observes {sorted(observation)}, policy {spec.name} expects {sorted(expected)}")

@@ -6,6 +6,7 @@ Both faces of the client, blocking and asyncio, are made of this; nothing here s
 from __future__ import annotations
 
 import io
+import re
 from collections import deque
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -27,7 +28,7 @@ from chunkcast.client.errors import (
     UnsafeAction,
 )
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.contract import signal_name
+from chunkcast.v1.contract import one_line, signal_name
 from chunkcast.v1.tensors import TensorError, decode_tensor, encode_tensor
 
 Observation = Mapping[str, npt.NDArray[Any]]
@@ -35,6 +36,9 @@ Observation = Mapping[str, npt.NDArray[Any]]
 
 MAX_EPISODE_ID_LENGTH = 128
 """The server's limit."""
+
+MAX_RETRY_SECONDS = 60.0
+"""That a server can make a robot wait, whatever it says; it may have come back long before."""
 
 RETRY_TRAILER = "grpc-retry-pushback-ms"
 """gRPC's own name for how long a client should wait before it tries again."""
@@ -225,11 +229,11 @@ def decode_answer(response: pb.StreamActionsResponse) -> Answer:
     if kind == "dropped":
         name = pb.DropReason.Name(response.dropped.reason) if response.dropped.reason in pb.DropReason.values() else ""
         return Dropped(response.dropped.step, name.removeprefix("DROP_REASON_").lower())
-    error = response.error
+    error, said = response.error, one_line(response.error.message)
     if error.code in (pb.ERROR_CODE_OVERLOADED, pb.ERROR_CODE_RATE_LIMITED):
-        return PolicyOverloaded(error.message, error.retry_after)
+        return PolicyOverloaded(said, _wait(error.retry_after))
     unsafe = error.code == pb.ERROR_CODE_UNSAFE_ACTION
-    return (UnsafeAction if unsafe else ObservationError)(error.code, error.message)
+    return (UnsafeAction if unsafe else ObservationError)(error.code, said)
 
 
 def decode_chunk(chunk: pb.ActionChunk) -> ActionChunk:
@@ -263,7 +267,7 @@ def error_of(error: grpc.RpcError) -> ChunkcastError:
     else:
         assert isinstance(error, grpc.Call)
         code, details, trailers = error.code(), error.details(), error.trailing_metadata()
-    details = details or "no details"
+    details = one_line(details or "no details")
     if code == grpc.StatusCode.NOT_FOUND:
         return PolicyNotFound(details)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
@@ -277,9 +281,14 @@ def error_of(error: grpc.RpcError) -> ChunkcastError:
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         # gRPC itself says RESOURCE_EXHAUSTED of a message that is too large: that is no overload.
         pushback = str(dict(trailers or ()).get(RETRY_TRAILER, ""))
-        if pushback.isdigit():
-            return PolicyOverloaded(details, int(pushback) / 1e3)
+        if re.fullmatch("[0-9]{1,9}", pushback):
+            return PolicyOverloaded(details, _wait(int(pushback) / 1e3))
     return PolicyUnavailable(f"{code.name.lower() if code else 'unknown'}: {details}")
+
+
+def _wait(seconds: float) -> float:
+    """How long a robot waits that was told ``seconds``: no thread can wait for NaN, or for ages."""
+    return min(seconds, MAX_RETRY_SECONDS) if seconds > 0.0 else 0.0
 
 
 def stream_end(error: grpc.RpcError) -> ChunkcastError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ MAX_DESCRIPTION_BYTES = 2**16
 MAX_FILE_BYTES = 2**30
 MAX_TOKENS = 512
 MAX_EMBEDDING_SIZE = 2**14
+MAX_NAME_LENGTH = 128
+MAX_MESSAGE = 1000
 MAX_TEXT_LENGTH = 512
 """Of a sentence, in characters: an instruction, not a document."""
 BATCH = 32
@@ -30,6 +33,9 @@ FloatArray = npt.NDArray[np.float32]
 
 class TextEncoderError(Exception):
     """An encoder's folder is damaged or of another version, or a text is none that can be encoded: one clear line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(each if each.isprintable() else "?" for each in message[:MAX_MESSAGE]))
 
 
 class TextEncoder:
@@ -88,7 +94,10 @@ class TextEncoder:
         return np.concatenate(parts) if parts else np.zeros((0, self.size), np.float32)
 
     def _encode(self, texts: Sequence[str]) -> FloatArray:
-        encodings = self._tokenizer.encode_batch(list(texts))
+        try:
+            encodings = self._tokenizer.encode_batch(list(texts))
+        except Exception as error:  # as above; such as a word for unknown words that is itself unknown
+            raise TextEncoderError(f"{self.name} cannot split an instruction ({error}); export it again") from None
         longest = max(sum(each.attention_mask) for each in encodings)
         if longest > self._max_tokens:
             raise TextEncoderError(
@@ -99,7 +108,10 @@ class TextEncoder:
             "input_ids": np.array([each.ids for each in encodings], np.int64),
             "attention_mask": np.array([each.attention_mask for each in encodings], np.int64),
         }
-        embeddings: FloatArray = self._session.run(["sentence_embedding"], feeds)[0]
+        try:
+            embeddings: FloatArray = self._session.run(["sentence_embedding"], feeds)[0]
+        except Exception as error:  # such as a token that the graph has no row for
+            raise TextEncoderError(f"{self.name} cannot encode an instruction ({error}); export it again") from None
         if not np.isfinite(embeddings).all():
             raise TextEncoderError(f"{self.name} gives embeddings that are not finite; export the encoder again")
         return embeddings
@@ -145,15 +157,20 @@ def read_description(folder: Path) -> dict[str, Any]:
     limits = {"embedding_size": MAX_EMBEDDING_SIZE, "max_tokens": MAX_TOKENS}
     for name, limit in limits.items():
         value = description.get(name)
-        if not isinstance(value, int) or not 1 <= value <= limit:
+        if type(value) is not int or not 1 <= value <= limit:
             raise TextEncoderError(f"{file}: {name} is {value!r}, expected an integer from 1 to {limit}")
     files = description.get("files")
     named = isinstance(files, dict) and set(files) == {GRAPH_NAME, TOKENIZER_NAME}
-    if not named or not all(isinstance(facts, dict) and "sha256" in facts for facts in files.values()):
+    if not named or not all(isinstance(facts, dict) and _is_sha256(facts.get("sha256")) for facts in files.values()):
         raise TextEncoderError(f"{file}: files must name the SHA-256 of {GRAPH_NAME} and {TOKENIZER_NAME}")
-    if not isinstance(description.get("name"), str):
-        raise TextEncoderError(f"{file}: name is {description.get('name')!r}, expected a string")
+    called = description.get("name")
+    if not isinstance(called, str) or not called.isprintable() or len(called) > MAX_NAME_LENGTH:
+        raise TextEncoderError(f"{file}: name is {called!r}, expected at most {MAX_NAME_LENGTH} printable characters")
     return dict(description)
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _read_file(folder: Path, name: str, description: Mapping[str, Any]) -> bytes:

@@ -18,6 +18,22 @@ PROPORTIONS_SLACK = 0.02
 other's."""
 
 
+MAX_ACTION = 1e30
+"""Bounds are compared in float32; an action without bounds is one that nobody can guard."""
+
+MIN_RATE_HZ, MAX_RATE_HZ = 1e-3, 1e6
+"""Of control: a tick is a time that one can wait for."""
+
+MAX_MESSAGE = 1000
+"""Characters of an error's message that quotes what another party says."""
+
+
+def one_line(text: str, most: int = MAX_MESSAGE) -> str:
+    """``text`` as one printable line of at most so many characters: it may quote anything."""
+    cut = text if len(text) <= most else f"{text[: most - 3]}..."
+    return cut if cut.isprintable() else "".join(each if each.isprintable() else "?" for each in cut)
+
+
 def action_limits(action: pb.ActionSpec) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The least and the greatest action, float32 ``[A]`` each: the bounds, with room for rounding."""
     low = np.array([element.low for element in action.elements])

@@ -24,6 +24,13 @@ DTYPES: dict[pb.DataType.ValueType, np.dtype[Any]] = {
 _CODES: dict[np.dtype[Any], pb.DataType.ValueType] = {dtype: code for code, dtype in DTYPES.items()}
 
 
+MAX_AXES = 32
+"""Of a tensor; with a batch and a time axis in front it is still an array."""
+
+MAX_BYTES = 2**40
+"""Of a tensor without elements, if its axes of none had one: beyond reason, and less than an array may have."""
+
+
 class TensorError(ValueError):
     """A tensor on the wire contradicts itself, or an array has a dtype that the wire does not carry."""
 
@@ -44,15 +51,18 @@ def decode_tensor(tensor: pb.Tensor) -> npt.NDArray[Any]:
     """The message's array: read-only, a view of the message's own bytes.
 
     Raises:
-        TensorError: the dtype is unknown, or the data are not as long as dtype and shape say.
+        TensorError: the dtype is unknown, there are too many axes, or the data are not as long as dtype and shape say.
     """
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise TensorError(f"unknown dtype code {int(tensor.dtype)}; expected one of {sorted(DTYPES)}")
+    if len(tensor.shape) > MAX_AXES:
+        raise TensorError(f"a tensor of {len(tensor.shape)} axes, expected at most {MAX_AXES}")
     shape, data = tuple(tensor.shape), tensor.data
     # Python's integers do not overflow, and no array is made before the lengths agree.
     expected = math.prod(shape) * dtype.itemsize
-    if expected != len(data) or (shape and min(shape) < 0):
+    widest = math.prod(max(size, 1) for size in shape) * dtype.itemsize
+    if expected != len(data) or min(shape, default=0) < 0 or widest > MAX_BYTES:
         raise TensorError(
             f"{len(data)} bytes of data do not make a {dtype} tensor of shape {list(shape)} ({expected} bytes)"
         )

@@ -18,7 +18,8 @@ from google.protobuf import json_format
 from chunkcast.language.text_encoder import MAX_TEXT_LENGTH as MAX_PHRASE_LENGTH
 from chunkcast.server.errors import BundleError
 from chunkcast.v1 import policy_pb2 as pb
-from chunkcast.v1.tensors import DTYPES
+from chunkcast.v1.contract import MAX_ACTION, MAX_RATE_HZ, MIN_RATE_HZ
+from chunkcast.v1.tensors import DTYPES, MAX_AXES
 
 FORMAT_VERSION = 1
 SPEC_NAME = "policy.json"
@@ -30,9 +31,13 @@ MAX_SPEC_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 8 * 2**30
 MAX_TENSOR_ELEMENTS = 2**24
 """Of one observation entry or one chunk: a 2048x2048 RGB image has 12.6 million."""
+MAX_HISTORY_ELEMENTS = 2**26
+"""Of all entries over all observation steps: what a server holds for every robot."""
 MAX_OBSERVATION_STEPS = 1024
-MAX_ACTION = 1e30
-"""Bounds are compared in float32; an action without bounds is one that nobody can guard."""
+MAX_NAME_LENGTH = 128
+"""Of a policy, its version, an observation's key: they go to logs, labels and messages."""
+MAX_PATH_BYTES = 255
+"""Of a file's name; no file system takes more."""
 MAX_EPOCHS = 10_000
 """Of a loss curve."""
 MAX_TEXT_LENGTH = 2000
@@ -100,8 +105,8 @@ def _read_spec(folder: Path) -> pb.PolicySpec:
         )
     try:
         return json_format.ParseDict(parsed, pb.PolicySpec())
-    except json_format.ParseError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a ParseError; but a key that is half a surrogate pair is a SystemError of protobuf's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BundleError(f"{file} is not a policy specification ({reason}); export the policy again") from None
 
 
@@ -120,10 +125,13 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
     )
     keys = [entry.key for entry in spec.observations]
     require(len(set(keys)) == len(keys) and all(keys), f"observation keys {keys} are not distinct names")
+    named = all(name.isprintable() and len(name) <= MAX_NAME_LENGTH for name in (spec.name, spec.version, *keys))
+    require(named, f"name, version and observation keys must be printable, of at most {MAX_NAME_LENGTH} characters")
     require(not set(keys) & RESERVED_NAMES, f"observation keys {keys} use a reserved name")
     for entry in spec.observations:
         shape = list(entry.shape)
         require(entry.dtype in DTYPES, f"{entry.key} has the unknown dtype code {int(entry.dtype)}")
+        require(len(shape) <= MAX_AXES, f"{entry.key} has {len(shape)} axes, expected at most {MAX_AXES}")
         require(
             all(size > 0 for size in shape) and math.prod(shape) <= MAX_TENSOR_ELEMENTS,
             f"{entry.key} has shape {shape}, expected positive sizes and at most {MAX_TENSOR_ELEMENTS} elements",
@@ -133,6 +141,11 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
             picture or not entry.HasField("camera"),
             f"{entry.key} is a camera's, of dtype code {int(entry.dtype)} and shape {shape}, expected uint8 [H, W, 3]",
         )
+    seen = [each for entry in spec.observations for each in entry.elements]
+    ranges = [bound for each in seen for bound in (each.training_min, each.training_max)]
+    require(all(abs(bound) <= MAX_ACTION for bound in ranges), f"a training range is beyond {MAX_ACTION:g}")
+    elements = spec.observation_steps * sum(math.prod(entry.shape) for entry in spec.observations)
+    require(elements <= MAX_HISTORY_ELEMENTS, f"{elements} elements in all, expected at most {MAX_HISTORY_ELEMENTS}")
     action = spec.action
     require(len(action.elements) > 0, "no action element")
     for element in action.elements:
@@ -149,11 +162,18 @@ def _check_spec(folder: Path, spec: pb.PolicySpec) -> None:
         action.max_committed_steps < action.horizon,
         f"max_committed_steps {action.max_committed_steps} must be below the horizon {action.horizon}",
     )
-    require(0.0 < action.control_rate_hz < math.inf, f"control_rate_hz is {action.control_rate_hz}, expected above 0")
+    require(
+        MIN_RATE_HZ <= action.control_rate_hz <= MAX_RATE_HZ,
+        f"control_rate_hz is {action.control_rate_hz}, expected {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g}",
+    )
     texts = [instruction.text for instruction in spec.instructions]
     sizes = {len(instruction.embedding) for instruction in spec.instructions}
     require(len(set(texts)) == len(texts), "instructions are not distinct")
     require(len(sizes) <= 1 and 0 not in sizes, f"instruction embeddings have sizes {sorted(sizes)}, expected one")
+    finite = all(math.isfinite(value) for instruction in spec.instructions for value in instruction.embedding)
+    require(finite, "an instruction's embedding is not finite")
+    predicted = spec.sampler.prediction_type
+    require(predicted in pb.PredictionType.values(), f"prediction_type is the unknown code {int(predicted)}")
     _check_language(spec, require)
     _check_health(spec, require)
 
@@ -221,7 +241,8 @@ def _check_thresholds(spec: pb.PolicySpec, require: Callable[[bool, str], None])
 
 def _read_file(folder: Path, file: pb.BundleFile) -> bytes:
     """One file's content, if its name, size and hash are as the specification says."""
-    if file.path in ("", "..") or Path(file.path).name != file.path:
+    plain = file.path not in ("", "..") and Path(file.path).name == file.path and file.path.isprintable()
+    if not plain or len(file.path.encode()) > MAX_PATH_BYTES:
         raise BundleError(f"{folder / SPEC_NAME} names the file {file.path!r}; expected a plain name in the bundle")
     path = folder / file.path
     if not path.is_file():

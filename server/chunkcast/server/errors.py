@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 from chunkcast.v1 import policy_pb2 as pb
+from chunkcast.v1.contract import one_line
 
 
 class BadFlag(Exception):
@@ -26,6 +27,9 @@ class BadFlag(Exception):
 class BundleError(Exception):
     """A bundle that cannot be served. The message is one line: what was found, what was expected, what to do."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class ProviderMissing(Exception):
     """An execution provider that was asked for cannot be used on this machine."""
@@ -33,6 +37,9 @@ class ProviderMissing(Exception):
 
 class PolicyError(Exception):
     """What was asked of a policy cannot be done; nothing has changed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class UnknownPolicy(Exception):

@@ -96,11 +96,18 @@ def _reference(spec: pb.PolicySpec, message: pb_health.TaskReference) -> Referen
         return values
 
     observations = array("observations", None, size)
+    with np.errstate(over="ignore"):
+        squares = (observations**2).sum(1)
+    if not np.isfinite(squares).all():
+        raise BundleError(
+            f"{spec.name}: health.binpb, observations of {message.task!r} are too large to square; run "
+            "chunkcast-health monitor again"
+        )
     mean = array("embedding_mean", None)
     reference = Reference(
         scale=array("scale", size),
         observations=observations,
-        squares=(observations**2).sum(1),
+        squares=squares,
         embedding_mean=mean,
         embedding_axes=array("embedding_axes", None, len(mean)),
         response=array("response", size, size + 2 * actions + 1),
