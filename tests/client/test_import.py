@@ -40,10 +40,16 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
 def test_a_command_without_its_extra_says_which_to_install() -> None:
     for module, extra in (
         ("chunkcast.training.train_cli", "training"),
+        ("chunkcast.training.frames.render_cli", "training"),
         ("chunkcast.server.cli", "server"),
+        ("chunkcast.client.admin_cli", "server"),
         ("chunkcast.client.sim.cli", "sim"),
     ):
-        program = f"import sys; sys.modules['tyro'] = None; import {module} as cli; cli.main()"
+        # None of what the extras bring: what is imported before tyro would be missed first.
+        program = (
+            "import sys; sys.modules.update(dict.fromkeys(['tyro', 'structlog', 'onnxruntime', 'torch', 'rich']))\n"
+            f"import {module} as cli; cli.main()"
+        )
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         expected = f"error: tyro is not installed; run pip install 'chunkcast[{extra}]'\n"
         assert (result.returncode, result.stderr) == (2, expected)

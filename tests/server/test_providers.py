@@ -11,9 +11,10 @@ import pytest
 
 from chunkcast.client import PolicyClient
 from chunkcast.server.bundle import read_bundle
+from chunkcast.server.choices import ProviderChoice
 from chunkcast.server.engine import Engine
 from chunkcast.server.errors import ProviderMissing
-from chunkcast.server.providers import ProviderChoice, has_cuda_driver
+from chunkcast.server.providers import has_cuda_driver
 from tests.conftest import ServeBundle
 from tests.handmade_bundle import HISTORY, STATE_KEY, STATE_SIZE, write_echo_bundle
 

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from chunkcast.server.choices import ProviderChoice
 from chunkcast.server.errors import BadFlag
-from chunkcast.server.providers import ProviderChoice
 
 MAX_BATCH = 1024
 MAX_DELAY_MS = 1000.0

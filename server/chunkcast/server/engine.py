@@ -21,8 +21,9 @@ from chunkcast.server.bundle import (
     PREFIX_LENGTH_INPUT,
     Bundle,
 )
+from chunkcast.server.choices import ProviderChoice
 from chunkcast.server.errors import BundleError
-from chunkcast.server.providers import ProviderChoice, open_session
+from chunkcast.server.providers import open_session
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.tensors import DTYPES
 

@@ -17,6 +17,7 @@ import structlog
 from chunkcast.language.text_encoder import TextEncoderError
 from chunkcast.server.batcher import Batcher, BatcherConfig
 from chunkcast.server.bundle import HEALTH_REFERENCE_NAME, read_bundle
+from chunkcast.server.choices import ProviderChoice
 from chunkcast.server.engine import Engine
 from chunkcast.server.errors import BundleError, PolicyError, UnknownPolicy
 from chunkcast.server.guard import ActionGuard
@@ -27,7 +28,6 @@ from chunkcast.server.health.scorer import Scorer, read_scorer
 from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH
 from chunkcast.server.images import ImageDecoder
 from chunkcast.server.instructions import KnownInstructions, TextEncoders
-from chunkcast.server.providers import ProviderChoice
 from chunkcast.server.statistics import LoadedVersion, PolicyStatistics, ServerStatistics
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import contract_difference

@@ -5,18 +5,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
 from chunkcast.server.bundle import GRAPH_NAME, Bundle
+from chunkcast.server.choices import ProviderChoice
 from chunkcast.server.errors import BundleError, ProviderMissing
 
 log = structlog.get_logger()
-
-ProviderChoice = Literal["auto", "tensorrt", "cuda", "cpu"]
 
 _NAMES: dict[str, str] = {
     "tensorrt": "TensorrtExecutionProvider",
