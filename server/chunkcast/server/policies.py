@@ -7,7 +7,7 @@ rollback. A version enters only whole: read, verified, warm, and with the contra
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -109,6 +109,9 @@ class Policies:
     Args:
         statistics: where the versions count.
         engine_config, batcher_config: for every version.
+
+    Attributes:
+        on_forgotten: called when a version was unloaded.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Policies:
         self._statistics, self._engine_config, self._batcher_config = statistics, engine_config, batcher_config
         self._text_encoders = TextEncoders(engine_config.text_encoders)
         self._policies: dict[str, _Policy] = {}
+        self.on_forgotten: Callable[[], None] = lambda: None
         self.image_decoder = ImageDecoder()
 
     def prepare(self, folder: Path) -> Prepared:
@@ -355,6 +359,7 @@ class Policies:
     def _forget(self, policy: _Policy, version: PolicyVersion) -> None:
         del policy.versions[version.spec.version]
         self._publish_versions(policy)
+        self.on_forgotten()
         version.batcher.close()
         if version.monitor:
             version.monitor.close()

@@ -27,6 +27,9 @@ from chunkcast.server.statistics import ServerStatistics
 WATCH_SECONDS = 1.0
 """Between two looks at a watched store. Polling also works on network file systems, which tell of no change."""
 
+RELEASE_SECONDS = 2.0
+"""After a version was unloaded: what waits for it is computed first."""
+
 log = structlog.get_logger()
 
 _Seen = tuple[int, int, int, int]
@@ -46,6 +49,7 @@ class Store:
         # Two loads at once would only take each other's processors, and robots'.
         self._loading = asyncio.Lock()
         self._seen: dict[str, _Seen] = {}
+        policies.on_forgotten = self._release_later
 
     async def load(self, name: str) -> PolicyVersion:
         """Read, verify and warm a bundle on another thread, then take it in. A policy's first is promoted.
@@ -81,6 +85,11 @@ class Store:
         async with self._loading:
             await asyncio.to_thread(_release_memory)
             return self._policies.add(await asyncio.to_thread(self._policies.prepare, folder))
+
+    def _release_later(self) -> None:
+        """A version was unloaded: give its memory back once its engine has ended."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(RELEASE_SECONDS, loop.run_in_executor, None, _release_memory)
 
     def mark_seen(self) -> None:
         """Take what lies in the store now as known to a later ``watch``."""
