@@ -340,11 +340,12 @@ def test_a_message_that_is_too_large_is_refused_unread(limited_server: PrivateSe
 
 def test_a_connection_that_grows_old_is_left_without_a_lost_request(serve_bundle: ServeBundle, tmp_path: Path) -> None:
     server = serve_bundle(write_echo_bundle(tmp_path / "echo"), "--max-connection-age", "1")
-    hinted = 0
+    hinted, answered = 0, set()
 
     def count(chunk: Any, seconds: float) -> None:
         nonlocal hinted
         hinted += chunk.reconnect
+        answered.add(chunk.step)
 
     with (
         PolicyClient(server.address, timeout=PATIENCE) as client,
@@ -352,15 +353,24 @@ def test_a_connection_that_grows_old_is_left_without_a_lost_request(serve_bundle
     ):
         player.begin_episode("left")
         streams: set[str] = set()
+        asked: set[int] = set()
         give_up = time.monotonic() + PATIENCE
         while len(streams) < 3:
             assert time.monotonic() < give_up
             player.next_action(OBSERVATION)
+            if player._playback._last_request is not None:
+                asked.add(player._playback._last_request)
             current = player._connection.current
             assert current is not None, "the robot never is without a stream"
             streams.add(current.stream_id)
             time.sleep(0.02)
         assert hinted >= 2
+        while player._playback.waits:
+            assert time.monotonic() < give_up
+            player.next_action(OBSERVATION)
+    # Each observation that a chunk was asked for has had one, of whichever stream.
+    assert len(asked) > 10
+    assert asked <= answered
 
 
 @pytest.mark.parametrize(

@@ -200,10 +200,12 @@ class ActionStream:
 
     def _read(self) -> None:
         responses: Iterator[pb.StreamActionsResponse] = iter(self._call)
+        opened = False
         try:
             for response in responses:
+                opened = True
                 self._responses.put(response)
             ended: ChunkcastError = PolicyUnavailable("the server ended the stream")
         except grpc.RpcError as error:
-            ended = stream_end(error)
+            ended = stream_end(error, opened=opened)
         self._responses.put(ended)

@@ -110,7 +110,8 @@ def _run(command: Command, config: AdminConfig) -> None:
         reason = str(error)
         if isinstance(error, grpc.Call):
             absent = error.code() == grpc.StatusCode.UNAVAILABLE
-            reason = f"no admin service at {config.server}" if absent else str(error.details())
+            details = str(error.details())
+            reason = f"no admin service at {config.server} ({details})" if absent else details
         print(f"error: {reason}", file=sys.stderr)
         raise SystemExit(1) from None
     if config.json:

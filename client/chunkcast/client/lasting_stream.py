@@ -44,7 +44,7 @@ class LastingStream:
             RobotMismatch: the server came back with another contract.
         """
         with self._lock:
-            if self._successor is not None and may_change:
+            if self._has_successor() and may_change:
                 self._succeed()
             if self._stream is None and wait > 0.0:
                 self._hurry.set()  # a robot waits: try at once, however long the server has been away
@@ -69,8 +69,8 @@ class LastingStream:
         """The stream is over: begin to open another, unless there is one."""
         with self._lock:
             if self._stream is None or self._closed:
-                self._error = error
-            elif self._successor is not None:
+                self._error = self._error if self._fatal() else error
+            elif self._has_successor():
                 self._succeed()
             else:
                 stream, self._stream, self._error = self._stream, None, error
@@ -104,6 +104,13 @@ class LastingStream:
         self._workers.append(worker)
         worker.start()
 
+    def _has_successor(self) -> bool:
+        """Whether there is one that lives: both may have ended while the robot asked nothing. With the lock held."""
+        if self._successor is not None and self._successor.over:
+            self._work(self._successor.close)
+            self._successor = None
+        return self._successor is not None
+
     def _succeed(self) -> None:
         """Leave the stream for its successor. With the lock held."""
         if self._stream is not None:
@@ -117,12 +124,12 @@ class LastingStream:
     def _open_successor(self) -> None:
         try:
             stream = self._open()
-        except ChunkcastError:
-            stream = None  # the old one is answered still, and its next chunk hints again
-        with self._lock:
-            self._renewing = False
-            if stream is not None:
+            with self._lock:
                 self._take(stream)
+        except ChunkcastError:
+            pass  # the old one is answered still, and its next chunk hints again
+        finally:
+            self._renewing = False
 
     def _reconnect(self, old: ActionStream) -> None:
         old.close()

@@ -176,6 +176,10 @@ class Playback:
         if token.episode_id != self.episode_id:
             return None  # of an episode that is over
         if token.history_only:
+            if isinstance(answer, PolicyOverloaded):
+                # It was not looked at: the policy sees the next newer tick in its place.
+                self._not_before = now + answer.retry_after
+                return None
             assert isinstance(answer, ObservationError)
             raise answer
         if token.step != self._pending:
@@ -186,7 +190,7 @@ class Playback:
             self._latencies.append(seconds)
             self._check_actions(answer)
             self.health = answer.health or self.health
-            self._arrived = answer
+            self._arrived, self._reason = answer, None
             self._take_up()
             return seconds
         self._last_request = None
@@ -204,7 +208,7 @@ class Playback:
     def connected(self) -> None:
         """There is a connection again, to a server that knows nothing of this episode."""
         self._connected, self._resend = True, self._tick >= 0
-        self._pending = self._last_request = None
+        self._pending = self._last_request = self._reason = None
         self.health = None  # of another server, which judges no more
 
     def retry_at(self) -> float | None:

@@ -291,10 +291,12 @@ def _wait(seconds: float) -> float:
     return min(seconds, MAX_RETRY_SECONDS) if seconds > 0.0 else 0.0
 
 
-def stream_end(error: grpc.RpcError) -> ChunkcastError:
-    """Why a stream is over: never merely that an answer is late, after which others would come."""
+def stream_end(error: grpc.RpcError, *, opened: bool) -> ChunkcastError:
+    """Why a stream is over. Of one that was open it is PolicyUnavailable, whatever the status: the others say something
+    of an opening, or of one observation after which further ones would be answered.
+    """
     reason = error_of(error)
-    return PolicyUnavailable(str(reason)) if isinstance(reason, ChunkTimeout) else reason
+    return reason if isinstance(reason, PolicyUnavailable) or not opened else PolicyUnavailable(str(reason))
 
 
 def _actions(tensor: pb.Tensor) -> npt.NDArray[np.float32]:

@@ -4,8 +4,3 @@ The data's way: ``bundle`` (verified files) -> ``engine`` (a warm ONNX session) 
 checked observations and their history) <- ``service`` (gRPC); each reply passes ``guard``, each stage is counted in
 ``statistics``, which ``prometheus_page`` publishes. This package never imports torch.
 """
-
-import os
-
-# ONNX Runtime would tell its makers of each session, and keep a database in the home folder until it can.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

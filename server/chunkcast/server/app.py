@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,9 @@ SPARE_CALLS = 64
 
 CONNECTIONS_PER_STREAM = 4
 """A robot needs one; another while it moves to it, and some for whoever looks."""
+
+NOTICE_SECONDS = 1.0
+"""For those who watch the health service to be told that it ends."""
 
 WATCH_SECONDS = 1.0
 """Between two looks at the files of certificates and tokens."""
@@ -84,7 +88,8 @@ class RunningServer:
         log.info("draining", seconds=drain_seconds)
         if self._page:
             self._page.ready = False
-        await self._health.enter_graceful_shutdown()
+        with suppress(TimeoutError):  # one who watches and takes no answer
+            await asyncio.wait_for(self._health.enter_graceful_shutdown(), NOTICE_SECONDS)
         for task in self._tasks:
             task.cancel()
         if self._admin:
@@ -211,7 +216,13 @@ def _load(config: ServeConfig, policies: Policies, store: Store | None) -> None:
 async def _watch_secrets(secrets: SecretFiles, service: PolicyService, statistics: ServerStatistics) -> None:
     """Look at the files again and again, and end the streams of clients whose token is gone."""
     while True:
-        if secrets.refresh() and secrets.tokens:
+        try:
+            await asyncio.to_thread(secrets.refresh)
+        except Exception:
+            # A watch that ends silently would leave revoked tokens good for ever.
+            log.exception("certificate and tokens could not be looked at")
+        # Also if nothing has changed: a call may have been let in by a token that is gone, and open its stream now.
+        if secrets.tokens:
             service.end_streams_without(secrets.tokens)
         if secrets.certificate:
             statistics.certificate_expires = secrets.certificate.expires

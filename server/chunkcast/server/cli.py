@@ -18,7 +18,8 @@ def main() -> None:
         _configure_log(config.log_format)
         _serve(config)
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; run pip install 'chunkcast[server]'", file=sys.stderr)
+        extra = "otel" if (error.name or "").startswith("opentelemetry") else "server"
+        print(f"error: {error.name} is not installed; run pip install 'chunkcast[{extra}]'", file=sys.stderr)
         raise SystemExit(2) from None
     except (BadFlag, BundleError, ProviderMissing, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

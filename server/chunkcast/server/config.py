@@ -14,6 +14,8 @@ from chunkcast.server.errors import BadFlag
 
 MAX_BATCH = 1024
 MAX_DELAY_MS = 1000.0
+MAX_LIMIT = 1e6
+"""Of requests a second, and of an age in seconds (eleven days): what gRPC counts in milliseconds must fit 31 bits."""
 MAX_MESSAGE_MB = 1024
 """Half of what protobuf itself can read."""
 
@@ -147,8 +149,10 @@ class ServeConfig:
             ("--max-client-rate", self.max_client_rate),
             ("--max-connection-age", self.max_connection_age),
         ):
-            if not 0.0 <= value < math.inf:
-                raise BadFlag(f"{flag} is {value}, expected 0 (no limit) or more")
+            if not 0.0 <= value <= MAX_LIMIT:
+                raise BadFlag(f"{flag} is {value}, expected 0 (no limit) to {MAX_LIMIT:g}")
+        if self.max_connection_age and self.max_client_streams == 1:
+            raise BadFlag("--max-client-streams is 1; with --max-connection-age a robot has two for a moment")
         if self.max_client_streams < 0:
             raise BadFlag(f"--max-client-streams is {self.max_client_streams}, expected 0 (no limit) or more")
         if not 1 <= self.max_message_mb <= MAX_MESSAGE_MB:

@@ -13,7 +13,7 @@ JITTER = 0.1
 """GRPC's, so that the connections of a server that was restarted do not all end at the same time."""
 
 GRACE_SECONDS = 30.0
-"""From the hint, at the latest, to the connection's end. An arm that cannot open another stream holds until then."""
+"""From the hint to the stream's end, at the latest: also of one that is silent."""
 
 HEED_SECONDS = 20.0
 """A robot that does not know the hint is sent away after an answer when so long has passed: it has a chunk then."""
@@ -36,7 +36,8 @@ class ConnectionAges:
         """The channel arguments of a server."""
         if not self._max_age:
             return []
-        grace = 2.0 * JITTER * self._max_age + GRACE_SECONDS
+        # Counted from the connection's beginning, whose first stream may be opened later; streams are ended before.
+        grace = (1.0 + 3.0 * JITTER) * self._max_age + GRACE_SECONDS
         return [
             ("grpc.max_connection_age_ms", round(self._max_age * 1e3)),
             ("grpc.max_connection_age_grace_ms", round(grace * 1e3)),

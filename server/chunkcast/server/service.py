@@ -17,6 +17,7 @@ from chunkcast.server.connections import ConnectionAges
 from chunkcast.server.errors import ObservationRejected, Overloaded, RateLimited, UnknownPolicy
 from chunkcast.server.health.outcomes import OTHER_TASK
 from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH, new_id, printable
+from chunkcast.server.outbox import StreamEnded
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.security.authentication import Client, calling_client
 from chunkcast.server.security.decoding import MALFORMED
@@ -24,7 +25,7 @@ from chunkcast.server.security.limits import ClientLimits
 from chunkcast.server.security.tokens import TokenFile
 from chunkcast.server.session import Session
 from chunkcast.server.statistics import ServerStatistics
-from chunkcast.server.stream import RobotStream, StreamEnded
+from chunkcast.server.stream import RobotStream
 from chunkcast.server.tracing import Tracing
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
@@ -127,7 +128,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             stream_log=stream_log,
             stream_id=stream_id,
             trace=trace,
-            take=lambda: self._take(client),
+            count_request=lambda: self._count(client),
             renew_at=self._ages.renew_at(context.peer()),
         )
         self._streams[stream] = client
@@ -155,12 +156,12 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         """Who calls; aborts with RESOURCE_EXHAUSTED if it calls too often."""
         client = calling_client(context)
         try:
-            self._take(client)
+            self._count(client)
         except RateLimited as limited:
             await _abort_overloaded(context, str(limited), limited.retry_after)
         return client
 
-    def _take(self, client: Client) -> None:
+    def _count(self, client: Client) -> None:
         """Count a request of ``client``.
 
         Raises:

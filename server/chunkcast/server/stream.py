@@ -1,4 +1,4 @@
-"""One robot's stream: reads observations, hands them to the batcher, and answers each exactly once, in their order.
+"""One robot's stream: reads observations, hands them to the batcher, and has each answered exactly once.
 
 Reading goes on while a chunk is computed, so that a newer observation is known before the older one's turn.
 """
@@ -6,10 +6,9 @@ Reading goes on while a chunk is computed, so that a newer observation is known 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grpc
@@ -18,12 +17,13 @@ from google.protobuf.message import DecodeError
 
 from chunkcast.server.answer import FAILED, Prepared, action_chunk, observation_error
 from chunkcast.server.batcher import Computed, Expired, Failed, Outcome
-from chunkcast.server.connections import HEED_SECONDS
+from chunkcast.server.connections import GRACE_SECONDS, HEED_SECONDS
 from chunkcast.server.errors import ObservationRejected, Overloaded, RateLimited
 from chunkcast.server.health.monitor import HealthMonitor, StreamHealth
 from chunkcast.server.health.scorer import Sample
 from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH, printable
 from chunkcast.server.images import Pictures
+from chunkcast.server.outbox import Context, Outbox, Place, StreamEnded
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.security.decoding import MALFORMED
 from chunkcast.server.session import Session
@@ -31,12 +31,6 @@ from chunkcast.server.statistics import ServerStatistics
 from chunkcast.server.tracing import StreamTrace
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1.contract import signal_name
-
-MAX_UNSENT = 64
-"""Answers that a robot has not taken yet; beyond these its observations are left in the network until it does."""
-
-TAKE_SECONDS = 30.0
-"""A robot that takes no answer for so long, though its connection lives, is not reading; its place may be needed."""
 
 NEWER_SECONDS = 0.001
 """Until what a robot has sent already can be read: only of one that sends faster than it is served."""
@@ -52,26 +46,8 @@ class _Looked(NamedTuple):
 
 NOTHING_TO_SEE = _Looked({}, None, 0.0)
 
-Context = grpc.aio.ServicerContext[Any, pb.StreamActionsResponse]
-
-
-class StreamEnded(Exception):
-    """The server ends this stream; the message is for the robot.
-
-    Attributes:
-        status: of the call.
-    """
-
-    def __init__(self, message: str, status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(eq=False, slots=True)
-class _Place:
-    """An answer's place in the order."""
-
-    response: pb.StreamActionsResponse | None = None
+SHUTTING_DOWN = "the server is shutting down; reconnect"
+TOO_OLD = "this connection is as old as it may become (--max-connection-age); reconnect"
 
 
 class RobotStream:
@@ -86,7 +62,7 @@ class RobotStream:
         stream_log: bound to this stream.
         stream_id: its name there.
         trace: its spans.
-        take: counts a request; raises RateLimited if it is one too many.
+        count_request: counts a request; raises RateLimited if it is one too many.
         renew_at: monotonic seconds from which on the robot is told to open another stream.
     """
 
@@ -101,20 +77,17 @@ class RobotStream:
         stream_log: structlog.stdlib.BoundLogger,
         stream_id: str,
         trace: StreamTrace,
-        take: Callable[[], None],
+        count_request: Callable[[], None],
         renew_at: float,
     ) -> None:
         self._context, self._policies, self._version, self._pinned = context, policies, version, pinned
         self._statistics, self._log, self._id = statistics, stream_log, stream_id
-        self._trace, self._count_request, self._renew_at = trace, take, renew_at
-        self._ended: StreamEnded | None = None
+        self._count_request, self._renew_at = count_request, renew_at
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outbox = Outbox(context, trace)
         self._session = Session(version.spec, version.instructions)
         self._monitor: HealthMonitor | None = None
         self._health: StreamHealth | None = None
-        self._places: deque[_Place] = deque()
-        self._changed = asyncio.Event()
-        self._room = asyncio.Event()
-        self._writing = self._reading_done = self._draining = False
         self._unhealthy_logged = False
         self._refusals_logged: set[pb.ErrorCode.ValueType] = set()
 
@@ -133,32 +106,33 @@ class RobotStream:
         """Serve until the robot closes the stream.
 
         Raises:
-            StreamEnded: the server drains; the robot should connect again.
+            StreamEnded: the server drains, the connection is too old, the client's token is gone, what it sent is no
+                message, or it takes no answers.
         """
         reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
+        writer = asyncio.create_task(self._outbox.run())
+        left = self._renew_at + GRACE_SECONDS - time.monotonic()
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-            if reader.done():
-                reader.result()
-                self._reading_done = True
-                self._changed.set()
-                await writer
-            else:
-                writer.result()
+            async with asyncio.timeout(left if left < math.inf else None):
+                await _first_of(self._ended, reader, writer)
+                self._outbox.complete()
+                await _first_of(self._ended, writer)
+        except TimeoutError:
+            raise StreamEnded(TOO_OLD) from None
         finally:
+            self._ended.cancel()
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     def drain(self) -> None:
         """End after the next answer: the robot has actions to play meanwhile."""
-        self._draining = True
+        self._outbox.last_words = SHUTTING_DOWN
 
     def end(self, status: grpc.StatusCode, message: str) -> None:
-        """End now."""
-        self._ended = StreamEnded(message, status)
-        self._changed.set()
+        """End now, whatever is being sent."""
+        if not self._ended.done():
+            self._ended.set_exception(StreamEnded(message, status))
 
     async def _read(self) -> None:
         reading = asyncio.ensure_future(self._context.read())
@@ -174,8 +148,9 @@ class RobotStream:
                     self._count_request()
                 except RateLimited as limited:
                     # It is told, and what else it sends waits in the network: nobody else is kept from being read.
-                    self._refuse(_Place(), request.observation, limited)
-                    await self._flush()
+                    self._refuse(Place(), request.observation, limited)
+                    await self._outbox.flush()
+                    await self._outbox.wait_for_room()
                     await asyncio.sleep(limited.retry_after)
                     continue
                 # Before anything of the session changes: the encoder runs elsewhere, and other robots are served.
@@ -187,11 +162,9 @@ class RobotStream:
                     looked = await self._look(request.observation) if self._session.sees else NOTHING_TO_SEE
                     self._take(request, arrived, looked, alone=not behind and self._statistics.active_streams == 1)
                 # A chunk that was computed at once leaves without another turn of the event loop.
-                await self._flush()
+                await self._outbox.flush()
                 behind = reading.done()
-                while len(self._places) >= MAX_UNSENT:
-                    self._room.clear()
-                    await self._room.wait()
+                await self._outbox.wait_for_room()
         finally:
             reading.cancel()
 
@@ -218,7 +191,7 @@ class RobotStream:
 
     def _take(self, request: pb.StreamActionsRequest, arrived: float, looked: _Looked, *, alone: bool) -> None:
         """Check an observation and queue it; a refusal is its answer."""
-        observation, place = request.observation, _Place()
+        observation, place = request.observation, Place()
         try:
             if request.WhichOneof("request") != "observation":
                 raise ObservationRejected(
@@ -232,22 +205,20 @@ class RobotStream:
             if observation.history_only:
                 return
             inputs = self._session.graph_inputs(observation)
-            self._places.append(place)
+            self._outbox.reserve(place)
             version, health, prepared = self._version, self._health, time.perf_counter()
             instruction, executed = self._session.instruction, self._session.executed
 
             def answer(outcome: Outcome) -> None:
-                place.response = self._response(
-                    version, observation, outcome, Prepared(prepared - arrived, looked.seconds)
-                )
-                if health and isinstance(outcome, Computed) and place.response.WhichOneof("response") == "chunk":
+                response = self._response(version, observation, outcome, Prepared(prepared - arrived, looked.seconds))
+                if health and isinstance(outcome, Computed) and response.WhichOneof("response") == "chunk":
                     judged = health.latest(observation.episode_id)
                     if judged:
-                        place.response.chunk.health.CopyFrom(judged)
+                        response.chunk.health.CopyFrom(judged)
                         self._log_unhealthy(judged)
                     episode, step = observation.episode_id, observation.step
                     health.offer(Sample(episode, step, instruction, inputs, outcome.actions, executed))
-                self._changed.set()
+                self._outbox.answer(place, response)
 
             version.batcher.submit(
                 self,
@@ -297,17 +268,14 @@ class RobotStream:
             "out of the policy's element", step=judged.step, signal=signal_name(judged.signal), over_threshold=ratio
         )
 
-    def _refuse(self, place: _Place, observation: pb.Observation, refused: ObservationRejected | Overloaded) -> None:
+    def _refuse(self, place: Place, observation: pb.Observation, refused: ObservationRejected | Overloaded) -> None:
         code = refused.code
         # A broken sensor is refused at every tick: the log says it once a stream, the metrics how often.
         if code not in self._refusals_logged and code != pb.ERROR_CODE_INTERNAL:
             self._refusals_logged.add(code)
             self._log.warning("observation refused", **_named(observation), reason=str(refused))
         self._version.statistics.chunk_refused(code)
-        place.response = observation_error(observation, code, refused)
-        if place not in self._places:
-            self._places.append(place)
-        self._changed.set()
+        self._outbox.answer(place, observation_error(observation, code, refused))
 
     def _response(
         self, version: PolicyVersion, observation: pb.Observation, outcome: Outcome, prepared: Prepared
@@ -345,10 +313,10 @@ class RobotStream:
     def _say_when_to_go(self, chunk: pb.ActionChunk) -> None:
         """Hint in a chunk at the stream's end, if it is near; a robot that does not heed it is sent away later."""
         late = time.monotonic() - self._renew_at
-        if late >= 0.0 or self._draining:
+        if late >= HEED_SECONDS and not self._outbox.last_words:
+            self._outbox.last_words = TOO_OLD
+        if late >= 0.0 or self._outbox.last_words:
             chunk.reconnect = True
-        if late >= HEED_SECONDS:
-            self._draining = True
 
     def _drop_unseen(self, observation: pb.Observation) -> None:
         """Answer an observation that a newer one overtook before its pictures were decoded."""
@@ -356,43 +324,15 @@ class RobotStream:
             return
         reason = pb.DROP_REASON_NEWER_OBSERVATION
         self._version.statistics.observation_dropped(reason)
-        self._places.append(_Place(_dropped(observation, reason)))
-        self._changed.set()
+        self._outbox.answer(Place(), _dropped(observation, reason))
 
-    async def _write(self) -> None:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            if self._ended:
-                raise self._ended
-            await self._flush()
-            if self._reading_done and not self._places:
-                return
 
-    async def _flush(self) -> None:
-        """Send what can be sent: the answers up to the first that is still being computed."""
-        if self._writing:
-            return
-        self._writing = True
-        try:
-            while self._places and (response := self._places[0].response) is not None:
-                self._places.popleft()
-                self._trace.answered(response)
-                await self._give(response)
-                self._room.set()
-                if self._draining:
-                    raise StreamEnded("the server is shutting down; reconnect")
-        finally:
-            self._writing = False
-
-    async def _give(self, response: pb.StreamActionsResponse) -> None:
-        """Send an answer, as soon as there is room for it on the way."""
-        try:
-            async with asyncio.timeout(TAKE_SECONDS):
-                await self._context.write(response)
-        except TimeoutError:
-            message = f"no answer was taken for {TAKE_SECONDS:g} s"
-            raise StreamEnded(message, grpc.StatusCode.DEADLINE_EXCEEDED) from None
+async def _first_of(*futures: asyncio.Future[None]) -> None:
+    """Until one of them is done; raises what the first of those that are raised."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    for future in futures:
+        if future.done():
+            future.result()
 
 
 async def _message(reading: asyncio.Future[Any]) -> Any:

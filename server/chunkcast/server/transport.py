@@ -17,6 +17,9 @@ KEEPALIVE_MS = 10_000
 HANDSHAKE_MS = 10_000
 """A client that connects and says nothing, or half a TLS handshake. gRPC's own limit is two minutes."""
 
+IDLE_MS = 60_000
+"""A connection without a call; its peer opens another when it has one."""
+
 ADMIN_MESSAGE_BYTES = 64 * 2**10
 """Names of policies, versions and bundles."""
 
@@ -28,6 +31,7 @@ COMMON_OPTIONS: list[tuple[str, int]] = [
     # A second server on the same port would take half of the robots without a word.
     ("grpc.so_reuseport", 0),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+    ("grpc.max_connection_idle_ms", IDLE_MS),
     ("grpc.max_metadata_size", METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),
 ]
@@ -63,7 +67,12 @@ def data_server(
 
 def admin_server(access: Authentication | None) -> grpc.aio.Server:
     """For operators."""
-    return _server([*COMMON_OPTIONS, ("grpc.max_receive_message_length", ADMIN_MESSAGE_BYTES)], ADMIN_CALLS, access)
+    options = [
+        *COMMON_OPTIONS,
+        ("grpc.max_receive_message_length", ADMIN_MESSAGE_BYTES),
+        ("grpc.max_allowed_incoming_connections", ADMIN_CALLS),
+    ]
+    return _server(options, ADMIN_CALLS, access)
 
 
 def _server(options: Sequence[tuple[str, int]], max_calls: int, access: Authentication | None) -> grpc.aio.Server:

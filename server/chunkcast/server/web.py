@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib import resources
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -182,13 +183,21 @@ class _Server(ThreadingMixIn, WSGIServer):
         if not self._places.acquire(blocking=False):
             request.close()
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread could be started
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The thread."""
+        """The thread. A client that sends a byte now and then does not hold it for longer than a silent one."""
+        deadline = threading.Timer(CLIENT_SECONDS, _cut, (request,))
+        deadline.daemon = True
+        deadline.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            deadline.cancel()
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -196,6 +205,11 @@ class _Server(ThreadingMixIn, WSGIServer):
         error = sys.exception()
         if not isinstance(error, OSError):
             log.error("page failed", client=str(client_address[0]), exc_info=error)
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):

@@ -116,7 +116,7 @@ class AsyncActionStream:
                 self._responses.put_nowait(response)
             ended = await self._ended()
         except grpc.RpcError as error:
-            ended = stream_end(error)
+            ended = stream_end(error, opened=bool(self.policy_version))
         self._responses.put_nowait(ended)
 
     async def _ended(self) -> ChunkcastError:
@@ -125,4 +125,5 @@ class AsyncActionStream:
         if code == grpc.StatusCode.OK:
             return PolicyUnavailable("the server ended the stream")
         trailers = await self._call.trailing_metadata() or grpc.aio.Metadata()
-        return stream_end(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, await self._call.details()))
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, await self._call.details())
+        return stream_end(error, opened=bool(self.policy_version))

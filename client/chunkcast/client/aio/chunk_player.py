@@ -207,7 +207,7 @@ class AsyncChunkPlayer:
         if self._renewing is None or not self._renewing.done() or self._playback.waits:
             return
         task, self._renewing = self._renewing, None
-        if task.exception() is not None:
+        if task.exception() is not None or task.result().over:
             return  # the old one is answered still, and its next chunk hints again
         if self._stream is not None:
             self._stream.close()
@@ -230,7 +230,9 @@ class AsyncChunkPlayer:
         backoff, retry_after = Backoff(), 0.0
         if renewing is not None:
             with suppress(ChunkcastError):
-                return await renewing
+                successor = await renewing
+                if not successor.over:
+                    return successor
         while True:
             try:
                 await asyncio.wait_for(self._hurry.wait(), max(backoff.next_wait(), retry_after))

@@ -13,8 +13,9 @@ from chunkcast.server.security.tokens import Bearer, TokenFile
 AUTHORIZATION = "authorization"
 SCHEME = "bearer "
 
-OPEN_SERVICES = ("/grpc.health.v1.Health/",)
-"""Probes and load balancers ask without a token, and learn nothing but whether the server is well."""
+OPEN_METHOD = "/grpc.health.v1.Health/Check"
+"""Probes and load balancers ask without a token, and learn nothing but whether the server is well. Not Watch, which
+holds a place for as long as the caller likes."""
 
 _bearer: ContextVar[Bearer | None] = ContextVar("bearer", default=None)
 
@@ -49,13 +50,13 @@ class Authentication(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """As gRPC asks."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(OPEN_SERVICES):
+        if handler is None or handler_call_details.method == OPEN_METHOD:
             return handler
         token = shown_token(handler_call_details.invocation_metadata)
         bearer = self._tokens.bearer(token) if token else None
         if bearer is None:
             self._on_refusal()
-            return _refusal(handler, "unknown token" if token else "this server asks for a bearer token")
+            return _refusal("unknown token" if token else "this server asks for a bearer token")
         # The call's handler runs in this task, and finds it there.
         _bearer.set(bearer)
         return handler
@@ -89,17 +90,13 @@ def host_of(peer: str) -> str:
     return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "") if kind in ("ipv4", "ipv6") else peer
 
 
-def _refusal(handler: grpc.RpcMethodHandler[Any, Any], message: str) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of the same kind that refuses."""
+def _refusal(message: str) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler that refuses. Whatever the method's kind, it is a stream's: a unary one would be called only when its
+    message had been read, and one that never comes would hold a place.
+    """
 
-    async def refuse(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+    async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"{message}; send authorization: Bearer TOKEN")
         raise AssertionError("abort raises")
 
-    makers: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }
-    return makers[bool(handler.request_streaming), bool(handler.response_streaming)](refuse)
+    return grpc.stream_stream_rpc_method_handler(refuse)

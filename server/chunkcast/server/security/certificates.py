@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,16 +40,30 @@ class ServerCertificate:
         # Connections are begun on gRPC's threads, pages on others.
         self._lock = threading.Lock()
         self._contexts: list[ssl.SSLContext] = []
+        self._complaint = ""
+        with suppress(OSError):  # reading says it better
+            self._changed()
         self._contents, self.expires = _read(paths)
-        self._changed()
-        self._shown = self._contents
+        self._were_read()
         self._warn_if_expired()
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """For ``add_secure_port``."""
+        """For ``add_secure_port``, of one port: each is told of a change for itself."""
+        shown = self._contents
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC asks at each new connection; what it has stays where this is None.
+            nonlocal shown
+            self.refresh()
+            with self._lock:
+                if shown is self._contents:
+                    return None
+                shown = self._contents
+                return self._grpc_configuration()
+
         return grpc.dynamic_ssl_server_credentials(
             self._grpc_configuration(),
-            self._changed_grpc_configuration,  # type: ignore[arg-type]  # None is allowed
+            changed,  # type: ignore[arg-type]  # None is allowed
             require_client_authentication=self.mutual,
         )
 
@@ -65,44 +80,42 @@ class ServerCertificate:
         """Whether clients need a certificate of their own."""
         return self._client_ca is not None
 
-    def refresh(self) -> bool:
-        """Read the files again if they have changed; returns whether they did. Unusable ones leave what is there."""
+    def refresh(self) -> None:
+        """Read the files again if they have changed. Unusable ones leave what is there."""
         with self._lock:
             try:
                 if not self._changed():
-                    return False
+                    return
                 contents, expires = _read([file.path for file in self._files])
                 for context in self._contexts:
                     context.load_cert_chain(self._files[0].path, self._files[1].path)
+                self._were_read()
             except (OSError, BadFlag) as error:
                 # Certificate and key are replaced one after the other: the next look finds both.
-                log.error("certificate could not be read again; the old one stays", reason=str(error))  # noqa: TRY400
-                return False
+                if str(error) != self._complaint:
+                    log.error("certificate could not be read again; the old one stays", reason=str(error))  # noqa: TRY400
+                self._complaint = str(error)
+                return
+            self._complaint = ""
             changed = contents != self._contents
             if changed:
                 self._contents, self.expires = contents, expires
         if changed:
             log.info("certificate read again", expires=_date(expires))
             self._warn_if_expired()
-        return changed
 
     def _changed(self) -> bool:
-        # Each is asked: the answer of one does not spare the others.
+        # Each is looked at: the answer of one does not spare the others.
         changed = [file.changed() for file in self._files]
         return any(changed)
+
+    def _were_read(self) -> None:
+        for file in self._files:
+            file.was_read()
 
     def _grpc_configuration(self) -> grpc.ServerCertificateConfiguration:
         certificate, key, *client_ca = self._contents
         return grpc.ssl_server_certificate_configuration([(key, certificate)], *client_ca)
-
-    def _changed_grpc_configuration(self) -> grpc.ServerCertificateConfiguration | None:
-        """GRPC asks at each new connection; what it has stays where this is ``None``."""
-        self.refresh()
-        with self._lock:
-            if self._shown is self._contents:
-                return None
-            self._shown = self._contents
-            return self._grpc_configuration()
 
     def _warn_if_expired(self) -> None:
         if self.expires <= datetime.now(UTC).timestamp():

@@ -1,21 +1,24 @@
-"""Requests that are no messages: refused as the client's mistake, where gRPC would call them the server's."""
+"""Unary requests that are no messages, or never come: refused as the client's mistake, and within a bounded time."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 MALFORMED = "the request cannot be read as a protobuf message of this method; check the client's contract"
 
-
-class _Malformed:
-    """Stands for a request that could not be read."""
+READ_SECONDS = 10.0
+"""A call whose message does not come holds a place that others may need."""
 
 
 class Decoding(grpc.aio.ServerInterceptor):
-    """Answers unary requests that cannot be read with INVALID_ARGUMENT; a stream's are its service's to answer."""
+    """Reads unary calls' requests itself, as a stream of one message: gRPC would wait for it without end, and call what
+    cannot be read a failure of the server. A stream's requests are its service's to read.
+    """
 
     async def intercept_service(
         self,
@@ -26,19 +29,19 @@ class Decoding(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler  # type: ignore[no-any-return]
-        answer, deserialize = handler.unary_unary, handler.request_deserializer
 
-        def read(data: bytes) -> Any:
+        async def read(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                return deserialize(data)
-            except Exception:
-                return _Malformed()
-
-        async def checked(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            if isinstance(request, _Malformed):
+                async with asyncio.timeout(READ_SECONDS):
+                    request = await context.read()
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came within {READ_SECONDS:g} s")
+            except DecodeError:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, MALFORMED)
-            return await answer(request, context)
+            if request is grpc.aio.EOF:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
+            return await handler.unary_unary(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            checked, request_deserializer=read, response_serializer=handler.response_serializer
+        return grpc.stream_unary_rpc_method_handler(
+            read, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )

@@ -42,10 +42,8 @@ class SecretFiles:
 
         return Authentication(tokens, refused) if tokens else None
 
-    def refresh(self) -> bool:
-        """Read again what has changed; returns whether robots' tokens did."""
-        if self.certificate:
-            self.certificate.refresh()
-        if self.admin_tokens:
-            self.admin_tokens.refresh()
-        return self.tokens is not None and self.tokens.refresh()
+    def refresh(self) -> None:
+        """Read again what has changed."""
+        for each in (self.certificate, self.tokens, self.admin_tokens):
+            if each is not None:
+                each.refresh()

@@ -61,11 +61,13 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._file = WatchedFile(path)
         self._bearers: tuple[Bearer, ...] = ()
+        self._complaint = ""
         try:
             self._file.changed()
             self._bearers = _read(path)
         except OSError as error:
             raise BadFlag(f"{path} cannot be read ({error.strerror}); expected a file of NAME TOKEN lines") from None
+        self._file.was_read()
 
     def bearer(self, token: str) -> Bearer | None:
         """Whose ``token`` it is. Takes as long for a wrong one as for a right one, whichever it is."""
@@ -82,19 +84,20 @@ class TokenFile:
         """Whether its token is still good."""
         return bearer in self._bearers
 
-    def refresh(self) -> bool:
-        """Read the file again if it has changed; returns whether the tokens did. If it cannot be read they stay."""
+    def refresh(self) -> None:
+        """Read the file again if it has changed. If it cannot be read, the tokens stay."""
         try:
             if not self._file.changed():
-                return False
+                return
             bearers = _read(self._file.path)
         except (OSError, BadFlag) as error:
-            log.error("tokens could not be read again; the old ones stay", reason=str(error))  # noqa: TRY400
-            return False
-        changed, self._bearers = bearers != self._bearers, bearers
-        if changed:
-            log.info("tokens read again", clients=sorted({bearer.name for bearer in bearers}))
-        return changed
+            if str(error) != self._complaint:
+                log.error("tokens could not be read again; the old ones stay", reason=str(error))  # noqa: TRY400
+            self._complaint = str(error)
+            return
+        self._file.was_read()
+        self._complaint, self._bearers = "", bearers
+        log.info("tokens read again", clients=sorted({bearer.name for bearer in bearers}))
 
 
 def _read(path: Path) -> tuple[Bearer, ...]:
