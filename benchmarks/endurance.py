@@ -183,7 +183,7 @@ class Endurance:
                     await self._ask(stream, observation, index)
                 except ChunkcastError as error:
                     excused = self._excused()
-                    self.counts["lost in a kill" if excused else "lost"] += 1
+                    self.counts["streams broken or refused in a kill" if excused else "broken"] += 1
                     if not excused:
                         self.lost.append(f"{type(error).__name__}: {error}")
                     await asyncio.sleep(backoff.next_wait())
@@ -198,9 +198,13 @@ class Endurance:
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 due = max(due + period, time.monotonic())
                 observation.step += 1
-                self.counts["sent"] += 1
                 stream.send(observation)
-                _, answer = await stream.receive(ANSWER_SECONDS)
+                self.counts["sent"] += 1
+                try:
+                    _, answer = await stream.receive(ANSWER_SECONDS)
+                except ChunkcastError:
+                    self.counts["in flight when a stream broke"] += 1
+                    raise
                 if isinstance(answer, ActionChunk):
                     self.counts["answered"] += 1
                 else:
@@ -214,7 +218,7 @@ class Endurance:
         files = max(max(life.files) - life.files[0] for life in self.lives if life.files)
         return {
             "counts": dict(self.counts),
-            "lost_outside_kills": self.lost[:20],
+            "broken_outside_kills": self.lost[:20],
             "reloads": dict(self.reloads),
             "kills": len(self.restarts),
             "restart_s": self.restarts,
@@ -231,7 +235,10 @@ class Endurance:
             ],
             "exit_code": self.exit_code,
             "holds": {
-                "no request lost outside the kills": not self.lost and not self.counts["refused"],
+                "no request lost outside the kills": not self.lost
+                and not self.counts["refused"]
+                and not self.counts["dropped"]
+                and self.counts["sent"] == self.counts["answered"] + self.counts["in flight when a stream broke"],
                 "memory grew by less than 5 %": growth < GROWTH_MOST,
                 "no file descriptor leaked": files <= 2,
                 "every reload was done": set(self.reloads) <= {"done"},

@@ -56,22 +56,26 @@ class Killer:
     def __init__(self, served: Served) -> None:
         self._served = served
         self._thread: threading.Thread | None = None
-        self.killed_at = 0.0
+        self._failure: Exception | None = None
 
     def strike(self) -> None:
         """Now."""
-        self.killed_at = time.monotonic()
         self._thread = threading.Thread(target=self._kill)
         self._thread.start()
 
     def _kill(self) -> None:
-        self._served.kill()
-        self._served.start()
+        try:
+            self._served.kill()
+            self._served.start()
+        except Exception as error:
+            self._failure = error
 
     def join(self) -> None:
         """Until the server is ready again."""
         if self._thread:
             self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
 
 @dataclass
@@ -108,7 +112,9 @@ class Arm:
 
     def play(self, task: str, seed: int, kill_at: int | None) -> Played:
         """One episode; the server is killed at the tick ``kill_at``."""
-        robot = self._robots.setdefault(task, MetaWorldRobot(task))
+        if task not in self._robots:
+            self._robots[task] = MetaWorldRobot(task)
+        robot = self._robots[task]
         robot.begin_episode(seed)
         self._player.begin_episode(task, noise_seed=seed, episode_id=f"{task}/{seed}/{time.monotonic_ns()}")
         killer, self._after, self._waiting_since_kill = Killer(self._served), None, False
@@ -182,7 +188,8 @@ def _report(config: KillsConfig, results: dict[str, list[Played]]) -> dict[str, 
                 task: [sum(each.success for each in played if each.task == task), config.episodes]
                 for task in dict.fromkeys(each.task for each in played)
             },
-            "killed_episodes": len(waits),
+            "server_killed": len(played) if kind == "kill" else 0,
+            "had_a_chunk_of_the_new_server": len(waits),
             "starved_ticks_median": statistics.median(each.starved for each in played),
             "reconnect_s": {
                 "median": round(statistics.median(waits), 3),

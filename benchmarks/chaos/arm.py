@@ -69,6 +69,7 @@ class Arm:
             robot.begin_episode(seed)
             self._player.begin_episode(self._task, noise_seed=seed)
             seed += 1
+            episode = seed
             rate.start(time.monotonic())
             starved = 0
             while not robot.done and not self._over.is_set():
@@ -76,12 +77,14 @@ class Arm:
                     action = self._player.next_action(robot.observe())
                 except ChunkcastError as error:
                     robot.safe_stop()
-                    self.timeline.ticks.append(Tick(time.monotonic(), "stopped"))
+                    self.timeline.ticks.append(Tick(time.monotonic(), "stopped", self._version, episode))
                     self.timeline.errors.append(str(error))
                     break  # a person would look at it; here the next episode begins
                 robot.act(action)
                 rested, starved = self._player.starved_ticks > starved, self._player.starved_ticks
-                self.timeline.ticks.append(Tick(time.monotonic(), "rested" if rested else "played", self._version))
+                self.timeline.ticks.append(
+                    Tick(time.monotonic(), "rested" if rested else "played", self._version, episode)
+                )
                 time.sleep(rate.seconds_ahead(time.monotonic()))
 
     def wait_for_chunks(self, count: int, timeout: float = 60.0) -> None:

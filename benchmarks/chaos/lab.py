@@ -13,6 +13,10 @@ from typing import Any
 
 from benchmarks.chaos.served import Served
 
+LATE_MS = 250.0
+"""Twenty control periods: far above what the simulation's own step and this machine's other programs take, and far below
+any wait for an answer that does not come."""
+
 SMALL_BUNDLE = Path("policies/metaworld-six")
 
 
@@ -33,6 +37,14 @@ class Outcome:
     def check(self, what: str, holds: bool) -> None:
         """Note whether something holds."""
         self.checks[what] = holds
+
+    def check_controlled(self) -> None:
+        """The arm never stopped, and no tick came later than a control loop may be held up."""
+        self.check("it never stopped", not self.facts["ticks"]["stopped"])
+        self.check(
+            f"no tick came more than {LATE_MS:g} ms after the one before",
+            self.facts["longest_between_ticks_ms"] <= LATE_MS,
+        )
 
     @property
     def good(self) -> bool:

@@ -18,11 +18,13 @@ class Tick:
         at: monotonic seconds.
         did: see ``Did``.
         version: that the chunk came from.
+        episode: counted; between two of them the simulation is reset.
     """
 
     at: float
     did: Did
     version: str = ""
+    episode: int = 0
 
 
 @dataclass
@@ -56,12 +58,18 @@ class Timeline:
             else:
                 runs.append([tick.did, 1])
         longest = max((count for did, count in runs if did != "played"), default=0)
-        gaps = [after.at - before.at for before, after in zip(self.ticks, self.ticks[1:], strict=False)]
+        gaps = [
+            after.at - before.at
+            for before, after in zip(self.ticks, self.ticks[1:], strict=False)
+            if after.episode == before.episode
+        ]
         return {
             "ticks": {did: sum(tick.did == did for tick in self.ticks) for did in ("played", "rested", "stopped")},
             "runs": runs,
             "longest_without_a_chunk_ticks": longest,
+            # Within an episode: an arm that no action reaches in time is one that nobody controls.
             "longest_between_ticks_ms": round(max(gaps, default=0.0) * 1e3, 1),
+            "rested_since": sum(tick.did == "rested" and tick.at > (broken_at or 0.0) for tick in self.ticks),
             "chunks": len(self.chunk_at),
             "errors": self.errors,
             "resumed_after_s": None if broken_at is None else _rounded(self.resumed_after(broken_at)),

@@ -28,9 +28,12 @@ RATE_HZ = 50.0
 SEEING = Path("policies/metaworld-six-rgb")
 SETTLED_FILES = 4
 """File descriptors that may be open more than before: a connection or two that has not been closed yet."""
+GROWTH_MOST_MB = 32.0
+"""Of resident memory, from before the attack to after it."""
 GROWTH_MOST = 0.02
-"""Of resident memory from the second quarter of the attack to its last: by then every thread has its buffers, and what
+"""Of it from the second quarter of the attack to its last: by then every thread has its buffers, and what
 still grows with the messages is a leak."""
+P99_MOST = 2.0
 SAMPLE_SECONDS = 1.0
 
 
@@ -141,10 +144,12 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         alive = served.running
         code = served.stop()
     quantiles = {name: _milliseconds(values) for name, values in (("quiet", quiet), ("beside", beside))}
+    judged = sum(row["count"] for row in rows if row["kind"] != "beyond its rate")
     wrong = [row for row in rows if not row["right"]]
     tracebacks = sum("Traceback" in line or '"exception"' in line for line in served.log().splitlines())
     return {
-        "messages": sum(row["count"] for row in rows),
+        "judged": judged,
+        "told_that_they_are_beyond_their_rate": sum(row["count"] for row in rows) - judged,
         "seconds": round(seconds, 1),
         "wrong": wrong,
         "by_kind": rows,
@@ -158,8 +163,12 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         "holds": {
             "each was answered rightly": not wrong,
             "no crash": alive and code == 0,
-            "no leak": settled and memory.quarters()[3] < (1.0 + GROWTH_MOST) * memory.quarters()[1],
+            "no leak": settled
+            and after[0] - before[0] < GROWTH_MOST_MB
+            and memory.quarters()[3] < (1.0 + GROWTH_MOST) * memory.quarters()[1],
             "the healthy robot had every chunk": not robot.failures,
+            "its p99 is within twice its quiet value": P99_MOST * quantiles["quiet"]["p99"]
+            >= quantiles["beside"]["p99"],
         },
     }
 
@@ -195,7 +204,16 @@ def main(config: HostileConfig) -> None:
     for row in report["by_kind"]:
         table.add_row(row["kind"], row["told"], str(row["count"]), "yes" if row["right"] else "NO")
     console.print(table)
-    keys = ("messages", "seconds", "healthy_robot_ms", "p99_ratio", "resident_mb", "open_files", "holds")
+    keys = (
+        "judged",
+        "told_that_they_are_beyond_their_rate",
+        "seconds",
+        "healthy_robot_ms",
+        "p99_ratio",
+        "resident_mb",
+        "open_files",
+        "holds",
+    )
     console.print({key: report[key] for key in keys})
     config.json.parent.mkdir(parents=True, exist_ok=True)
     config.json.write_text(json.dumps(report, indent=2) + "\n")

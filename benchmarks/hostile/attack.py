@@ -32,6 +32,7 @@ STATE_POLICY, SEEING_POLICY = "metaworld-six", "metaworld-six-rgb"
 TIMEOUT = 30.0
 OTHERS_SECONDS = 0.02
 """Longer than it is told: the other streams of this client wait too."""
+RATE_FLAG = "--max-client-rate"
 OWN_FAILURE = "Internal error from Core"
 """gRPC's asyncio client says so of a call that was refused before it had written all: the status is lost."""
 
@@ -144,21 +145,26 @@ class Attack:
             yield data
 
         method: Any = self._channel.stream_stream(
-            f"{SERVICE}/StreamActions", request_serializer=bytes, response_deserializer=bytes
+            f"{SERVICE}/StreamActions",
+            request_serializer=bytes,
+            response_deserializer=pb.StreamActionsResponse.FromString,
         )
         while True:
             call = method(messages(), metadata=self._metadata, timeout=TIMEOUT)
             with suppress(grpc.RpcError):  # its status is told below
-                async for _ in call:
-                    pass
-            if await call.details() != OWN_FAILURE:
+                async for response in call:
+                    if response.WhichOneof("response") == "chunk":
+                        self._note(kind, "a chunk")
+            details = await call.details() or ""
+            if details != OWN_FAILURE and RATE_FLAG not in details:
                 break
+            self._note("beyond its rate", "told so", "told so")
             await asyncio.sleep(OTHERS_SECONDS)
         await self._ended(kind, call, *expected)
 
     async def _ended(self, kind: str, call: Any, *expected: str) -> None:
         code, details = await call.code(), await call.details() or ""
-        if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "--max-client-rate" in details:
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED and RATE_FLAG in details:
             trailers = dict(await call.trailing_metadata() or ())
             self.told["beyond its rate", code.name, RETRY_TRAILER in trailers] += 1
             await asyncio.sleep(int(str(trailers.get(RETRY_TRAILER, 1))) / 1e3)
@@ -189,7 +195,12 @@ class Attack:
         if kind == "old step":  # there is no episode that it could be older than
             return
         request = pb.PredictChunkRequest(policy=STATE_POLICY, observations=[sent.observation])
-        call = self._stub.PredictChunk(request, metadata=self._metadata, timeout=TIMEOUT)
+        while True:
+            call = self._stub.PredictChunk(request, metadata=self._metadata, timeout=TIMEOUT)
+            if RATE_FLAG not in (await call.details() or ""):
+                break
+            self._note("beyond its rate", "told so", "told so")
+            await asyncio.sleep(OTHERS_SECONDS)
         await self._ended(f"unary: {kind}", call, "INVALID_ARGUMENT")
 
     async def _call(self) -> None:

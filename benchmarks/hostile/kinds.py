@@ -57,7 +57,7 @@ class Maker:
             "deadline in the past": self._deadline,
             "deadline NaN": self._deadline_nan,
             "committed actions of another shape": self._committed,
-            "committed actions beyond bounds": self._committed_nan,
+            "committed actions that are NaN": self._committed_nan,
             "a picture where none is": self._picture,
         }
 

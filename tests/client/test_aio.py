@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
-from chunkcast.client import ChunkPlayer, PlaybackConfig, PolicyClient, PolicyNotFound, PolicyUnavailable
+from chunkcast.client import ActionChunk, ChunkPlayer, PlaybackConfig, PolicyClient, PolicyNotFound, PolicyUnavailable
 from chunkcast.client.aio import AsyncChunkPlayer, AsyncPolicyClient
 from chunkcast.client.private_server import PrivateServer
 from tests.client.test_chunk_player import CountingRobot
@@ -125,3 +126,30 @@ def test_a_robot_without_a_server_is_stopped(serve_bundle: ServeBundle, tmp_path
 
     asyncio.run(play())
     assert robot.stops == 1
+
+
+def test_the_asyncio_player_moves_to_another_connection_in_time(serve_bundle: ServeBundle, tmp_path: Path) -> None:
+    server = serve_bundle(write_echo_bundle(tmp_path / "echo"), "--max-connection-age", "1")
+    streams: set[str] = set()
+    hinted = 0
+
+    def count(chunk: ActionChunk, seconds: float) -> None:
+        nonlocal hinted
+        hinted += chunk.reconnect
+
+    async def play() -> None:
+        async with (
+            AsyncPolicyClient(server.address) as client,
+            await AsyncChunkPlayer.open(client, timeout=20.0, on_chunk=count) as player,
+        ):
+            player.begin_episode("left")
+            give_up = time.monotonic() + 20.0
+            while len(streams) < 3:
+                assert time.monotonic() < give_up
+                await player.next_action(CountingRobot().observe())
+                assert player._stream is not None, "the robot never is without a stream"
+                streams.add(player._stream.stream_id)
+                await asyncio.sleep(0.02)
+
+    asyncio.run(play())
+    assert hinted >= 2

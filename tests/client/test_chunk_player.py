@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from chunkcast.client import (
     RobotMismatch,
     UnsafeAction,
 )
+from chunkcast.client.lasting_stream import LastingStream
 from chunkcast.client.private_server import PrivateServer
 from chunkcast.client.robot import ActionCheck
 from chunkcast.training.export.bundle_writer import write_bundle
@@ -291,3 +293,24 @@ def test_an_absent_server_is_named() -> None:
         pytest.raises(PolicyUnavailable, match=r"no server is ready at 127.0.0.1:1 after 0.5 s \(.*refused"),
     ):
         client.wait_until_ready(0.5)
+
+
+def test_a_dead_successor_is_not_taken_for_a_connection(client: PolicyClient) -> None:
+    spec = client.get_policy()
+    stream = LastingStream(client, spec, "arm", timeout=5.0)
+    first, _ = stream.stream(0.0, may_change=True)
+    stream.renew()
+    give_up = time.monotonic() + 20.0
+    while stream._successor is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    # Both end while the robot asks nothing: a server that was restarted between two episodes.
+    stream._successor.close()
+    assert first is not None
+    first.close()
+    stream.lost(PolicyUnavailable("gone"))
+    opened, is_new = stream.stream(20.0, may_change=True)
+    assert opened is not None
+    assert is_new
+    assert not opened.over
+    stream.close()

@@ -217,6 +217,25 @@ def test_what_is_not_to_rest_holds() -> None:
         Loop(replace(config, decelerate_ticks=5))
 
 
+def test_history_that_is_beyond_the_clients_rate_is_waited_for_and_stops_nothing() -> None:
+    loop = Loop(PlaybackConfig(), observation_steps=2)
+    loop.play(3)
+    history = Sent(loop.playback.episode_id, 2, True)
+    assert loop.playback.take(history, PolicyOverloaded("too many requests", 0.3), loop.now) is None
+    assert loop.step()
+
+
+def test_a_reason_is_forgotten_when_chunks_come_again() -> None:
+    loop = Loop(PlaybackConfig(starvation="stop"))
+    loop.play(1)
+    loop.playback.disconnected(PolicyUnavailable("gone"))
+    loop.playback.connected()
+    loop.play(1)
+    loop.silent = True
+    with pytest.raises(ChunkTimeout):
+        loop.play(2 * HORIZON)
+
+
 def test_a_lost_connection_is_named_when_the_robot_starves() -> None:
     loop = Loop(PlaybackConfig(starvation="stop"))
     loop.play(1)

@@ -7,6 +7,7 @@ import json
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chunkcast.client import ChunkPlayer, Credentials, NotAllowed, PolicyClient, PolicyOverloaded, PolicyUnavailable
 from chunkcast.client.private_server import PrivateServer, private_server
+from chunkcast.server.security.tokens import TokenFile
 from chunkcast.v1 import admin_pb2, admin_pb2_grpc
 from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
@@ -477,3 +479,85 @@ def test_the_log_names_streams_and_clients_and_no_secret(tmp_path: Path) -> None
     mine_only = [entry for entry in entries if entry.get("stream") == named]
     assert [entry["event"] for entry in mine_only] == ["stream opened", "observation refused", "stream closed"]
     assert mine_only[1].items() >= {"client": "arm-1", "robot": "left arm", "episode": "e1", "step": 7}.items()
+
+
+def test_calls_without_a_token_or_without_a_message_hold_no_place(serve_bundle: ServeBundle, tmp_path: Path) -> None:
+    file = tokens(tmp_path / "tokens", ROBOT)
+    flags_ = ("--token-file", str(file), "--admin-token-file", str(file))
+    server = serve_bundle(write_echo_bundle(tmp_path / "echo"), *flags_)
+    mine = tmp_path / "mine"
+    mine.write_text(ROBOT)
+    good = (("authorization", f"Bearer {ROBOT.split()[1]}"),)
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(60)
+        yield b""
+
+    with grpc.insecure_channel(server.admin_address) as channel:
+        # More than the admin service takes at a time; none of them ever sends its message.
+        method: Any = channel.stream_unary("/chunkcast.v1.AdminService/ListVersions")
+        refused_calls = [method.future(nothing(), timeout=60) for _ in range(32)]
+        for call in refused_calls:
+            assert call.code() == grpc.StatusCode.UNAUTHENTICATED
+        silent = method.future(nothing(), timeout=60, metadata=good)
+        listed = admin_pb2_grpc.AdminServiceStub(channel).ListVersions(
+            admin_pb2.ListVersionsRequest(), timeout=PATIENCE, metadata=good
+        )
+        assert len(listed.versions) == 1
+        assert silent.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert silent.details() == "no request came within 10 s"
+        over.set()
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as error:
+        next(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE))
+    assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_request_that_is_no_message_is_the_clients_mistake(serve_bundle: ServeBundle, tmp_path: Path) -> None:
+    server = serve_bundle(write_echo_bundle(tmp_path / "echo"))
+    with grpc.insecure_channel(server.address) as channel:
+        unary: Any = channel.unary_unary("/chunkcast.v1.PolicyService/GetPolicy")
+        stream: Any = channel.stream_stream("/chunkcast.v1.PolicyService/StreamActions")
+        opening = pb.StreamActionsRequest(open=pb.OpenStream()).SerializeToString()
+        for call in (
+            lambda: unary(b"\xff\xff", timeout=PATIENCE),
+            lambda: list(stream(iter([b"\xff\xff"]), timeout=PATIENCE)),
+            lambda: list(stream(iter([opening, b"\xff\xff"]), timeout=PATIENCE)),
+        ):
+            with pytest.raises(grpc.RpcError) as error:
+                call()
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert "cannot be read as a protobuf message" in str(error.value.details())
+
+
+def test_each_port_shows_a_renewed_certificate(serve_bundle: ServeBundle, tmp_path: Path, authority: Authority) -> None:
+    server = serve_bundle(write_echo_bundle(tmp_path / "echo"), *flags(authority.issue("server")))
+    ports = [address.split(":") for address in (server.address, server.admin_address, server.metrics_address)]
+
+    def shown() -> list[str]:
+        return [ssl.get_server_certificate((host, int(port)), timeout=PATIENCE) for host, port in ports]
+
+    before = shown()
+    assert len(set(before)) == 1
+    authority.issue("server")
+    until(lambda: all(now != then for now, then in zip(shown(), before, strict=True)))
+    assert len(set(shown())) == 1
+
+
+def test_tokens_that_could_not_be_read_are_read_when_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tokens(tmp_path / "tokens", ROBOT)
+    kept = TokenFile(file)
+    bearer = kept.bearer(ROBOT.split()[1])
+    assert bearer is not None
+    tokens(file, "arm-2 " + "s" * 22)
+    # As a file that belongs to somebody else, for a moment: nothing of its content or times changes when it is given.
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", unreadable)
+        kept.refresh()
+        assert kept.holds(bearer)
+    kept.refresh()
+    assert not kept.holds(bearer)
+
+
+def unreadable(*_: object) -> str:
+    raise PermissionError(13, "Permission denied")
