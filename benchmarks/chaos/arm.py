@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from benchmarks.chaos.timeline import Tick, Timeline
+from benchmarks.chaos.timeline import Did, Tick, Timeline
 from chunkcast.client import ActionChunk, ChunkcastError, ChunkPlayer, Credentials, PlaybackConfig, PolicyClient
 from chunkcast.client.chunk_player import ControlRate
 from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
@@ -82,9 +82,8 @@ class Arm:
                     break  # a person would look at it; here the next episode begins
                 robot.act(action)
                 rested, starved = self._player.starved_ticks > starved, self._player.starved_ticks
-                self.timeline.ticks.append(
-                    Tick(time.monotonic(), "rested" if rested else "played", self._version, episode)
-                )
+                did: Did = "rested" if rested else "played"
+                self.timeline.ticks.append(Tick(time.monotonic(), did, self._version, episode))
                 time.sleep(rate.seconds_ahead(time.monotonic()))
 
     def wait_for_chunks(self, count: int, timeout: float = 60.0) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -56,4 +57,5 @@ async def main(address: str, what: str, token: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(19)  # it would be on another machine
     asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))

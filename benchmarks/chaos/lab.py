@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.chaos.served import Served
 
 LATE_MS = 250.0
-"""Twenty control periods: far above what the simulation's own step and this machine's other programs take, and far below
-any wait for an answer that does not come."""
+"""Twenty control periods: far above what the simulation's step and this machine's other programs take, and far below any
+wait for an answer that does not come."""
 
 SMALL_BUNDLE = Path("policies/metaworld-six")
 

@@ -144,6 +144,7 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         alive = served.running
         code = served.stop()
     quantiles = {name: _milliseconds(values) for name, values in (("quiet", quiet), ("beside", beside))}
+    p99_ratio = round(quantiles["beside"]["p99"] / quantiles["quiet"]["p99"], 3)
     judged = sum(row["count"] for row in rows if row["kind"] != "beyond its rate")
     wrong = [row for row in rows if not row["right"]]
     tracebacks = sum("Traceback" in line or '"exception"' in line for line in served.log().splitlines())
@@ -155,7 +156,7 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         "by_kind": rows,
         "healthy_robot_ms": quantiles,
         "healthy_robot_failures": robot.failures,
-        "p99_ratio": round(quantiles["beside"]["p99"] / quantiles["quiet"]["p99"], 3),
+        "p99_ratio": p99_ratio,
         "resident_mb": {"before": round(before[0], 1), "quarters": memory.quarters(), "after": round(after[0], 1)},
         "open_files": [before[1], after[1]],
         "exceptions_in_the_log": tracebacks,
@@ -167,8 +168,7 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
             and after[0] - before[0] < GROWTH_MOST_MB
             and memory.quarters()[3] < (1.0 + GROWTH_MOST) * memory.quarters()[1],
             "the healthy robot had every chunk": not robot.failures,
-            "its p99 is within twice its quiet value": P99_MOST * quantiles["quiet"]["p99"]
-            >= quantiles["beside"]["p99"],
+            "its p99 is within twice its quiet value": p99_ratio <= P99_MOST,
         },
     }
 
@@ -204,17 +204,8 @@ def main(config: HostileConfig) -> None:
     for row in report["by_kind"]:
         table.add_row(row["kind"], row["told"], str(row["count"]), "yes" if row["right"] else "NO")
     console.print(table)
-    keys = (
-        "judged",
-        "told_that_they_are_beyond_their_rate",
-        "seconds",
-        "healthy_robot_ms",
-        "p99_ratio",
-        "resident_mb",
-        "open_files",
-        "holds",
-    )
-    console.print({key: report[key] for key in keys})
+    left_out = ("by_kind", "wrong", "machine", "command")
+    console.print({key: value for key, value in report.items() if key not in left_out})
     config.json.parent.mkdir(parents=True, exist_ok=True)
     config.json.write_text(json.dumps(report, indent=2) + "\n")
     raise SystemExit(0 if all(report["holds"].values()) else 1)

@@ -34,9 +34,8 @@ def test_hostile_messages_are_each_answered_rightly_beside_a_healthy_robot(
     monkeypatch.chdir(ROOT)
     report = run(HostileConfig(count=600, quiet=1.0), tmp_path, Console(stderr=True))
     assert report["judged"] >= 500
-    # In so short an attack its own start-up is most of what the healthy robot feels, and buffers most of what grows.
-    whats = ("each was answered rightly", "no crash", "the healthy robot had every chunk")
-    held = [report["holds"][what] for what in whats]
+    # In so short an attack its own start-up is most of what the healthy robot feels: its p99 is for make hostile.
+    held = [holds for what, holds in report["holds"].items() if not what.startswith("its p99")]
     assert all(held), {key: report[key] for key in ("holds", "wrong", "healthy_robot_failures")}
     assert report["exceptions_in_the_log"] == 0
 
