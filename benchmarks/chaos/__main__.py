@@ -66,7 +66,7 @@ def main(config: ChaosConfig) -> None:
             outcome = play(name, config.bundle, config.pause)
         outcomes[name] = asdict(outcome) | {"seconds": round(time.monotonic() - began, 1)}
         good = good and outcome.good
-        wrong = [what for what, holds in outcome.checks.items() if not holds]
+        wrong = [what for what, holds in {**outcome.checks, **outcome.in_time}.items() if not holds]
         ticks = outcome.facts.get("ticks", {})
         again = outcome.facts.get("resumed_after_s")
         table.add_row(

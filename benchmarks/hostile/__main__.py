@@ -34,6 +34,8 @@ GROWTH_MOST = 0.02
 """Of it from the second quarter of the attack to its last: by then every thread has its buffers, and what
 still grows with the messages is a leak."""
 P99_MOST = 2.0
+LEVEL = "memory is level from the second quarter of the attack on"
+P99 = "its p99 is within twice its quiet value"
 SAMPLE_SECONDS = 1.0
 
 
@@ -41,8 +43,8 @@ SAMPLE_SECONDS = 1.0
 class HostileConfig:
     """Send malformed and hostile messages to a server, beside a healthy robot."""
 
-    count: int = 100_000
-    """Messages."""
+    count: int = 102_000
+    """Messages to send; a hundredth of them is a call that is refused for its rate, and so not judged."""
     quiet: float = 20.0
     """Seconds for which the healthy robot is alone first."""
     client_rate: float = 300.0
@@ -164,11 +166,10 @@ def run(config: HostileConfig, folder: Path, console: Console) -> dict[str, Any]
         "holds": {
             "each was answered rightly": not wrong,
             "no crash": alive and code == 0,
-            "no leak": settled
-            and after[0] - before[0] < GROWTH_MOST_MB
-            and memory.quarters()[3] < (1.0 + GROWTH_MOST) * memory.quarters()[1],
+            "no leak": settled and after[0] - before[0] < GROWTH_MOST_MB,
+            LEVEL: memory.quarters()[3] < (1.0 + GROWTH_MOST) * memory.quarters()[1],
             "the healthy robot had every chunk": not robot.failures,
-            "its p99 is within twice its quiet value": p99_ratio <= P99_MOST,
+            P99: p99_ratio <= P99_MOST,
         },
     }
 

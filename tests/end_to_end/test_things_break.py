@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.chaos.__main__ import SCENARIOS, play
 from benchmarks.chaos.served import Served
 from benchmarks.endurance import Endurance, EnduranceConfig
-from benchmarks.hostile.__main__ import HostileConfig, run
+from benchmarks.hostile.__main__ import LEVEL, P99, HostileConfig, run
 from benchmarks.kills import Arm
 from tests.conftest import ROOT, SHIPPED_BUNDLE
 
@@ -25,7 +25,7 @@ def test_the_arm_does_what_it_is_set_to_while_things_break(name: str, monkeypatc
         assert not os.environ.get("CI"), outcome.skipped
         pytest.skip(outcome.skipped)
     assert outcome.checks
-    assert outcome.good, outcome
+    assert all(outcome.checks.values()), outcome
 
 
 def test_hostile_messages_are_each_answered_rightly_beside_a_healthy_robot(
@@ -34,8 +34,8 @@ def test_hostile_messages_are_each_answered_rightly_beside_a_healthy_robot(
     monkeypatch.chdir(ROOT)
     report = run(HostileConfig(count=600, quiet=1.0), tmp_path, Console(stderr=True))
     assert report["judged"] >= 500
-    # In so short an attack its own start-up is most of what the healthy robot feels: its p99 is for make hostile.
-    held = [holds for what, holds in report["holds"].items() if not what.startswith("its p99")]
+    # Of so short an attack its start-up is most of what is felt, and first buffers most of what grows: make hostile.
+    held = [holds for what, holds in report["holds"].items() if what not in (P99, LEVEL)]
     assert all(held), {key: report[key] for key in ("holds", "wrong", "healthy_robot_failures")}
     assert report["exceptions_in_the_log"] == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -618,3 +619,20 @@ def test_the_robots_port_is_no_admin_service(server: PrivateServer) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_load_for_which_there_is_no_memory_is_refused_and_done_later(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write_echo_bundle(store / "one")
+    write_echo_bundle(store / "two", version="two")
+    with private_server(None, "--store", str(store)) as server, grpc.insecure_channel(server.admin_address) as channel:
+        stub = pb_grpc.AdminServiceStub(channel)
+        used = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        unlimited = resource.RLIM_INFINITY
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + 64 * 2**20, unlimited))
+        with pytest.raises(grpc.RpcError) as error:
+            stub.LoadBundle(pb.LoadBundleRequest(bundle="two"), timeout=60)
+        assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert "MB are free; unload a version, or give the server more memory" in str(error.value.details())
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (unlimited, unlimited))
+        assert stub.LoadBundle(pb.LoadBundleRequest(bundle="two"), timeout=60).version.policy == "echo"

@@ -294,9 +294,9 @@ def metric(server: PrivateServer, name: str) -> list[str]:
     return [line for line in lines if line.startswith(name) and not line.endswith(" 0.0")]
 
 
-@pytest.fixture(scope="module")
-def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateServer]:
-    bundle = write_echo_bundle(tmp_path_factory.mktemp("echo") / "echo")
+@pytest.fixture
+def limited_server(tmp_path: Path) -> Iterator[PrivateServer]:
+    bundle = write_echo_bundle(tmp_path / "echo")
     with private_server(bundle, "--max-client-rate", "20", "--max-message-mb", "1") as server:
         yield server
 

@@ -21,6 +21,7 @@ import structlog
 from chunkcast.server.bundle import SPEC_NAME
 from chunkcast.server.errors import BundleError, PolicyError, ProviderMissing
 from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH
+from chunkcast.server.memory import require_memory
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.statistics import ServerStatistics
 
@@ -84,6 +85,7 @@ class Store:
     async def _load(self, folder: Path) -> PolicyVersion:
         async with self._loading:
             await asyncio.to_thread(_release_memory)
+            require_memory(folder)
             return self._policies.add(await asyncio.to_thread(self._policies.prepare, folder))
 
     def _release_later(self) -> None:

@@ -6,8 +6,13 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-BURST_SECONDS = 0.5
-"""A client that was quiet may send as much at once as is its due in this time."""
+BURST_SECONDS = 0.1
+"""A client that was quiet may send as much at once as is its due in this time, and ``LEAST_BURST`` in any case."""
+
+LEAST_BURST = 8.0
+
+LONGEST_WAIT = 1.0
+"""Seconds that a client is told to wait, at most."""
 
 MAX_REMEMBERED = 4096
 """Clients without a stream whose last requests are remembered; the one that was quiet longest is forgotten first."""
@@ -17,6 +22,7 @@ MAX_REMEMBERED = 4096
 class _Account:
     allowance: float
     at: float
+    promised: float = 0.0
     streams: int = 0
 
 
@@ -30,7 +36,7 @@ class ClientLimits:
 
     def __init__(self, max_streams: int = 0, max_rate: float = 0.0) -> None:
         self.max_streams, self.max_rate = max_streams, max_rate
-        self._burst = max(1.0, max_rate * BURST_SECONDS)
+        self._burst = max(LEAST_BURST, max_rate * BURST_SECONDS)
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def open_stream(self, client: str) -> bool:
@@ -46,14 +52,19 @@ class ClientLimits:
         self._account(client).streams -= 1
 
     def take(self, client: str) -> float:
-        """Count a request; returns 0, or the seconds until the client may make one again: it must be refused then."""
+        """Count a request; returns 0, or the seconds until the client may make one again: it must be refused then. Of
+        several that are refused each is given a time of its own: its streams do not all come back at once, to be
+        refused again but for one.
+        """
         if not self.max_rate:
             return 0.0
         now, account = time.monotonic(), self._account(client)
         account.allowance = min(self._burst, account.allowance + (now - account.at) * self.max_rate)
         account.at = now
         if account.allowance < 1.0:
-            return (1.0 - account.allowance) / self.max_rate
+            earliest = now + (1.0 - account.allowance) / self.max_rate
+            account.promised = min(now + LONGEST_WAIT, max(earliest, account.promised + 1.0 / self.max_rate))
+            return account.promised - now
         account.allowance -= 1.0
         return 0.0
 
