@@ -134,11 +134,14 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         self._streams[stream] = client
         if self._draining:
             stream.drain()
-        if pinned:
-            self._policies.pin(version)
+        pinned_version = version if pinned else None
+        if pinned_version:
+            self._policies.pin(pinned_version)
         stream.join()
+        opened = pb.StreamOpened(policy=version.spec.name, policy_version=version.spec.version, stream_id=stream_id)
+        # A stream that follows promotions must not keep the version in memory that was there when it was opened.
+        del version
         try:
-            opened = pb.StreamOpened(policy=version.spec.name, policy_version=version.spec.version, stream_id=stream_id)
             await context.write(pb.StreamActionsResponse(opened=opened))
             await stream.run()
         except StreamEnded as ended:
@@ -146,8 +149,8 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             await _abort(context, ended.status, str(ended))
         finally:
             stream.leave()
-            if pinned:
-                self._policies.unpin(version)
+            if pinned_version:
+                self._policies.unpin(pinned_version)
             del self._streams[stream]
             trace.close()
             stream_log.info("stream closed")
