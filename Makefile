@@ -61,7 +61,7 @@ soak: $(VENV)/.dev ## 64 robots and 1,000 reloads; 100,000 hostile messages; eve
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.endurance
 
-hostile: $(VENV)/.dev ## 100,000 malformed and hostile messages beside a healthy robot (3 min)
+hostile: $(VENV)/.dev ## 100,000 malformed and hostile messages beside a healthy robot (6 min)
 	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
 chaos: $(VENV)/.dev ## break the server, its network, disk, clock and certificate while an arm plays (1.5 min)
