@@ -20,7 +20,7 @@ from tests.conftest import ROOT, SHIPPED_BUNDLE
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_arm_does_what_it_is_set_to_while_things_break(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    outcome = play(name, SHIPPED_BUNDLE, pause=1.0)
+    outcome = play(name, SHIPPED_BUNDLE, pause=0.7)
     if outcome.skipped:
         assert not os.environ.get("CI"), outcome.skipped
         pytest.skip(outcome.skipped)
@@ -42,7 +42,7 @@ def test_hostile_messages_are_each_answered_rightly_beside_a_healthy_robot(
 
 def test_a_short_endurance_loses_no_request_outside_the_kills(tmp_path: Path) -> None:
     config = EnduranceConfig(
-        bundle=SHIPPED_BUNDLE, minutes=0.6, robots=8, reload_every=7.0, kill_every=16.0, settling=4.0
+        bundle=SHIPPED_BUNDLE, minutes=0.5, robots=8, reload_every=6.0, kill_every=13.0, settling=4.0
     )
     endurance = Endurance(config, tmp_path)
     asyncio.run(endurance.run(Console(stderr=True)))
