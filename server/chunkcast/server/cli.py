@@ -30,7 +30,9 @@ def _serve(config: ServeConfig) -> None:
     import asyncio
 
     from chunkcast.server.app import serve
+    from chunkcast.server.memory import keep_few_arenas
 
+    keep_few_arenas()
     asyncio.run(serve(config))
 
 

@@ -10,10 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -21,7 +18,7 @@ import structlog
 from chunkcast.server.bundle import SPEC_NAME
 from chunkcast.server.errors import BundleError, PolicyError, ProviderMissing
 from chunkcast.server.identifiers import MAX_IDENTIFIER_LENGTH
-from chunkcast.server.memory import require_memory
+from chunkcast.server.memory import release_memory, require_memory
 from chunkcast.server.policies import Policies, PolicyVersion
 from chunkcast.server.statistics import ServerStatistics
 
@@ -84,14 +81,14 @@ class Store:
 
     async def _load(self, folder: Path) -> PolicyVersion:
         async with self._loading:
-            await asyncio.to_thread(_release_memory)
+            await asyncio.to_thread(release_memory)
             require_memory(folder)
             return self._policies.add(await asyncio.to_thread(self._policies.prepare, folder))
 
     def _release_later(self) -> None:
         """A version was unloaded: give its memory back once its engine has ended."""
         loop = asyncio.get_running_loop()
-        loop.call_later(RELEASE_SECONDS, loop.run_in_executor, None, _release_memory)
+        loop.call_later(RELEASE_SECONDS, loop.run_in_executor, None, release_memory)
 
     def mark_seen(self) -> None:
         """Take what lies in the store now as known to a later ``watch``."""
@@ -150,12 +147,3 @@ class Store:
             size = sum(status.st_size for status in files)
             found[file.parent.name] = (written, latest, size, len(files))
         return found
-
-
-def _release_memory() -> None:
-    """Give back what unloaded versions held: their sessions may hang in cycles, and the C library keeps what is freed
-    in the arenas of the threads that freed it.
-    """
-    gc.collect()
-    with suppress(OSError, AttributeError):  # malloc_trim is glibc's
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
