@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tyro
 
-from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.export.bundle_writer import read_spec
 from chunkcast.training.files import write_json
 from chunkcast.training.health.calibrate import play_runs

@@ -25,7 +25,9 @@ import torch
 import tyro
 from rich.progress import track
 
-from chunkcast.training.demonstrations import Demonstrations, read_demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.rows import Rows
+from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.files import write_json
 from chunkcast.training.health.findings import Finding
@@ -104,9 +106,9 @@ def some_episodes(demonstrations: Demonstrations, per_task: int, seed: int) -> D
     rows = np.isin(demonstrations.episode_index, episodes)
     return replace(
         demonstrations,
-        states=demonstrations.states[rows],
-        actions=demonstrations.actions[rows],
-        executed=demonstrations.executed[rows],
+        states=Rows.of(demonstrations.states[rows]),
+        actions=Rows.of(demonstrations.actions[rows]),
+        executed=Rows.of(demonstrations.executed[rows]),
         episode_index=np.searchsorted(episodes, demonstrations.episode_index[rows]).astype(np.int32),
         episode_tasks=tuple(demonstrations.episode_tasks[i] for i in episodes),
         episode_seeds=tuple(demonstrations.episode_seeds[i] for i in episodes),
@@ -178,12 +180,12 @@ def real_cases(demonstrations: Demonstrations, config: FindingsConfig) -> Iterat
 
     def shuffled_states(data: Demonstrations) -> Demonstrations:
         order = np.random.default_rng(0).permutation(len(data.states))
-        return replace(data, states=data.states[order])
+        return replace(data, states=Rows.of(data.states[order]))
 
     def with_nan(data: Demonstrations) -> Demonstrations:
-        states = data.states.copy()
+        states = np.array(data.states)
         states[len(states) // 2] = np.nan
-        return replace(data, states=states)
+        return replace(data, states=Rows.of(states))
 
     high = {"gradient_clip": 1e9, "warmup_steps": 0}
     yield from case("learning rate too high", "lr 1", DIVERGES, {**high, "learning_rate": 1.0})

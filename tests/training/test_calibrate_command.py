@@ -11,7 +11,7 @@ import pytest
 from chunkcast.server.bundle import read_bundle
 from chunkcast.training.checkpoint import LAST_CHECKPOINT
 from chunkcast.training.collect.cli import CollectConfig, collect_command
-from chunkcast.training.demonstrations import read_manifest
+from chunkcast.training.demonstrations.table import read_manifest
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.health.commands import (

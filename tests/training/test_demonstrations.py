@@ -14,7 +14,7 @@ from chunkcast.simulation.errors import UnknownTask
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.collect.expert_episode import STEPS_AFTER_SUCCESS, record_expert_episode
 from chunkcast.training.collect.parallel import collect
-from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import DemonstrationsError, TrainingError
 from tests.training.conftest import EPISODES, TASKS
 

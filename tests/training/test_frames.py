@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.frames.frame_files import FOLDER, MANIFEST_NAME, read_frames
 from chunkcast.training.frames.frame_flags import FrameFlags, frame_cameras
@@ -101,7 +101,8 @@ def test_what_does_not_belong_is_refused(frames_folder: Path, demonstrations_fol
 def test_an_episode_that_does_not_go_as_recorded_is_refused(frames_folder: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    from chunkcast.training.demonstrations import Episode, write_demonstrations
+    from chunkcast.training.demonstrations.episodes import Episode
+    from chunkcast.training.demonstrations.table import write_demonstrations
 
     demonstrations = read_demonstrations(frames_folder)
     table = pq.read_table(frames_folder / "demonstrations.parquet")

@@ -24,7 +24,7 @@ from chunkcast.training.checkpoint import (
     run_identity,
 )
 from chunkcast.training.collect.cli import CollectConfig, collect_command
-from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.export.exporter import export_bundle
 from chunkcast.training.files import write_json

@@ -16,7 +16,7 @@ from chunkcast.server.bundle import read_bundle
 from chunkcast.simulation.metaworld_tasks import STATE_ELEMENTS
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
 from chunkcast.training.choices import DenoiserName
-from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.denoisers.denoiser import DenoiserConfig, make_denoiser
 from chunkcast.training.errors import CheckpointError, ExportError, TrainingError
 from chunkcast.training.export.bundle_writer import write_expectations

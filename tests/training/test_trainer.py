@@ -16,7 +16,7 @@ from chunkcast.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from chunkcast.training.demonstrations import read_demonstrations
+from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.history import HistoryWriter, read_history
 from chunkcast.training.train_cli import choose_bf16, train_command

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.rows import Rows
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.language.instructions import Instructions, task_names
 from chunkcast.training.windows import Windows, split_by_episode
@@ -21,9 +22,8 @@ def demonstrations() -> Demonstrations:
     index = np.repeat(np.arange(len(LENGTHS), dtype=np.int32), LENGTHS)
     values = np.concatenate([100 * e + np.arange(length) for e, length in enumerate(LENGTHS)]).astype(np.float32)
     executed = np.where(values % 100 == 2, values + 0.5, values).astype(np.float32)
-    return Demonstrations(
-        values[:, None], values[:, None], executed[:, None], index, TASKS, (0, 1, 0, 1), {"sha256": ""}
-    )
+    rows = Rows.of(values[:, None])
+    return Demonstrations(rows, rows, Rows.of(executed[:, None]), index, TASKS, (0, 1, 0, 1), {"sha256": ""})
 
 
 def windows(demonstrations: Demonstrations, episodes: list[int]) -> Windows:
@@ -138,9 +138,9 @@ def test_the_split_takes_whole_episodes_of_every_task(demonstrations: Demonstrat
 
 def test_one_episode_cannot_be_split(demonstrations: Demonstrations) -> None:
     single = Demonstrations(
-        demonstrations.states[:5],
-        demonstrations.actions[:5],
-        demonstrations.executed[:5],
+        Rows.of(demonstrations.states[:5]),
+        Rows.of(demonstrations.actions[:5]),
+        Rows.of(demonstrations.executed[:5]),
         demonstrations.episode_index[:5],
         ("a",),
         (0,),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -34,7 +33,8 @@ def train_command(config: TrainConfig) -> None:
     logging.getLogger("diffusers").setLevel(logging.ERROR)
 
     from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
-    from chunkcast.training.demonstrations import read_demonstrations
+    from chunkcast.training.demonstrations.sources import read_demonstrations
+    from chunkcast.training.files import write_json
     from chunkcast.training.health.judge import judge, run_settings
     from chunkcast.training.history import HistoryWriter
     from chunkcast.training.trainer import Trainer
@@ -44,7 +44,7 @@ def train_command(config: TrainConfig) -> None:
             f"{config.out} already holds a run; pass --resume to continue it, or choose another --out"
         )
     console = Console(stderr=True)
-    demonstrations = read_demonstrations(config.data)
+    demonstrations = read_demonstrations(config.data, config.memory)
     device = choose_device(config.device)
     bf16 = choose_bf16(config.precision, device)
     trainer = Trainer(config, demonstrations, device, bf16)
@@ -53,7 +53,7 @@ def train_command(config: TrainConfig) -> None:
         return
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
-    shutil.copy(config.data / "manifest.json", config.out / "demonstrations.json")
+    write_json(config.out / "demonstrations.json", demonstrations.manifest)
     console.print(
         f"{len(demonstrations.episode_tasks)} episodes of {len(demonstrations.tasks)} tasks: "
         f"{len(trainer.training)} training and {len(trainer.validation)} validation windows; "

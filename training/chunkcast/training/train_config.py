@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from chunkcast.simulation.cameras import MAX_SIZE, MIN_SIZE
 from chunkcast.simulation.metaworld_tasks import PROPRIOCEPTION
 from chunkcast.training.choices import DenoiserName, Objective, PredictionType, PresetName
+from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.errors import TrainingError
 
 MIP_TIMESTEPS = 2
@@ -25,7 +27,7 @@ class TrainConfig:
     """Which settings hold where no flag says otherwise: default, or tinyvla-73m, the U-Net of 73 M parameters and the
     recipe that this project began with."""
     data: Path = field(kw_only=True)
-    """Folder of demonstrations, made by chunkcast-collect."""
+    """Folder of demonstrations: made by chunkcast-collect, or a LeRobotDataset v3."""
     out: Path = field(kw_only=True)
     """Folder of the run: config.json, history.jsonl, checkpoints/, tensorboard/."""
     epochs: int = 100
@@ -106,6 +108,9 @@ class TrainConfig:
     recorded state than --proprioception; without, it is shown all of it and no frames."""
     proprioception: int = PROPRIOCEPTION
     """Entries of the state, the first ones, that a policy with cameras is shown: what the robot knows of itself."""
+    image_size: int = 0
+    """Height and width, pixels, that the videos of a LeRobotDataset are cut and scaled to; 0 takes a video's smaller
+    side. Other frames have the size that they were rendered in."""
     image_encoder: str = "conv"
     """What looks at the frames: a small convolutional network (conv), or any of timm's models by name, such as
     resnet18; resnet18:scratch begins with random weights."""
@@ -122,6 +127,11 @@ class TrainConfig:
     """Chunks that are noised for each window: a frame is encoded once for all of them."""
     frame_memory_gb: float = 8.0
     """Decoded frames are held in memory up to this size, and decoded for each batch beyond it."""
+    data_memory_gb: float = 4.0
+    """States and actions are held in memory up to this size; larger data sets are copied once into shards that are
+    mapped from disk."""
+    mapped_folder: Path | None = None
+    """Where such copies lie; by default within the demonstrations' folder."""
     denoiser: DenoiserName = "mlp"
     """The network: a residual MLP over the flattened chunk, a U-Net over time (ConditionalUnet1D), or a transformer
     with a token an action (DiT)."""
@@ -150,6 +160,11 @@ class TrainConfig:
     """Continue the run in --out from its last checkpoint; the result equals an uninterrupted run."""
 
     @property
+    def memory(self) -> Memory:
+        """What may be held of the demonstrations."""
+        return Memory(self.data_memory_gb * 1e9, self.mapped_folder)
+
+    @property
     def process_timesteps(self) -> int:
         """Timesteps of the process that is trained: the diffusion's, or MIP's two."""
         return MIP_TIMESTEPS if self.objective == "mip" else self.train_timesteps
@@ -169,6 +184,11 @@ class TrainConfig:
             "noise_draws",
         ):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
+        self._require(
+            "image_size",
+            self.image_size == 0 or MIN_SIZE <= self.image_size <= MAX_SIZE,
+            f"be 0, or lie in [{MIN_SIZE}, {MAX_SIZE}]",
+        )
         if not 1 <= self.execute_steps <= self.horizon:
             raise TrainingError(f"--execute-steps must lie in [1, --horizon {self.horizon}], got {self.execute_steps}")
         if not 0 <= self.max_committed_steps < self.horizon:
@@ -185,7 +205,7 @@ class TrainConfig:
         self._require("windows_per_episode", self.windows_per_episode >= 0, "not be negative")
         self._require("huber", 0.0 <= self.huber < math.inf, "be finite and not negative")
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")
-        for name in ("image_shift", "image_colour", "privileged_weight", "frame_memory_gb"):
+        for name in ("image_shift", "image_colour", "privileged_weight", "frame_memory_gb", "data_memory_gb"):
             self._require(name, 0.0 <= getattr(self, name) < math.inf, "be finite and not negative")
         if self.teacher is not None and (self.cameras or self.noise_draws > 1):
             raise TrainingError("--teacher is for policies without --cameras, and --noise-draws 1")

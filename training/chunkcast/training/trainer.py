@@ -31,7 +31,8 @@ from chunkcast.training.checkpoint import (
     what_decides_the_result,
     write_checkpoint,
 )
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.statistics import row_statistics
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.files import sha256_of
 from chunkcast.training.health.findings import Finding
@@ -112,23 +113,25 @@ class Trainer:
             **image_shapes(config, self.seen),
         )
         torch.manual_seed(config.seed)
-        rows = np.isin(demonstrations.episode_index, train_episodes)
-        states = torch.from_numpy(demonstrations.states[rows, : self.policy_config.state_size])
+        statistics = row_statistics(
+            demonstrations.states.narrowed(self.policy_config.state_size),
+            np.flatnonzero(np.isin(demonstrations.episode_index, train_episodes)),
+        )
         action_low, action_high = map(torch.from_numpy, demonstrations.action_bounds)
         self.policy = DiffusionPolicy(
             self.policy_config,
-            states.mean(0),
-            states.std(0),
+            statistics.mean,
+            statistics.std,
             *self.instructions.moments(),
             action_low,
             action_high,
             pretrained=not config.resume,
         )
-        self.policy.fit_intervals(states)
+        self.policy.fit_intervals(statistics.sample)
         self.policy.to(device)
         if config.start_from is not None and not config.resume:
             start_from(self.policy, self.instructions, config.start_from, LAST_CHECKPOINT)
-        self.state_range = (states.amin(0).tolist(), states.amax(0).tolist())
+        self.state_range = (statistics.low.tolist(), statistics.high.tolist())
         self.noise_scheduler = training_noise_scheduler(self.policy_config)
         evaluations = 1 if config.teacher else min(VALIDATION_EVALUATIONS, config.process_timesteps)
         self.sampler = sampling_scheduler(self.policy_config, evaluations)
@@ -162,7 +165,7 @@ class Trainer:
             "config": json.loads(json.dumps(asdict(config), default=str)),
             "data_sha256": demonstrations.sha256,
             "data_manifest": demonstrations.manifest,
-            "frames": frames_facts(config),
+            "frames": frames_facts(config, demonstrations),
             "told": json.loads(json.dumps(self.instructions.facts())),
             "episodes": len(demonstrations.episode_tasks),
             "training_windows": len(self.training),

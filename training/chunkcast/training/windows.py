@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.vision.frame_tensors import FrameTensors
@@ -122,52 +122,64 @@ class Windows:
             rows = rows[seen.frames.frame_of_row[rows] >= 0]
         if limit is not None and len(rows) > limit:
             rows = rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
-        starts = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "left")
-        ends = np.searchsorted(demonstrations.episode_index, demonstrations.episode_index[rows], "right") - 1
-        past = rows[:, None] + np.arange(1 - observation_steps, 1)
-        future = rows[:, None] + np.arange(horizon)
         tasks = demonstrations.tasks
         task_of_episode = np.array([tasks.index(task) for task in demonstrations.episode_tasks])
-        task_of_window = task_of_episode[demonstrations.episode_index[rows]]
+        episodes_of_rows = demonstrations.episode_index[rows]
+        bounds = np.searchsorted(demonstrations.episode_index, np.arange(len(task_of_episode) + 1))
 
-        self.task = torch.from_numpy(task_of_window)
+        self.task = torch.from_numpy(task_of_episode[episodes_of_rows])
         """int64 ``[N]``: each window's task, as an index into the demonstrations' tasks."""
-        states = demonstrations.states[:, : seen.state_entries] if seen else demonstrations.states
-        self._states = torch.from_numpy(np.ascontiguousarray(states)).to(device)
+        states = demonstrations.states.narrowed(seen.state_entries) if seen else demonstrations.states
+        self._states, self._actions, self._executed = (
+            column.near(device) for column in (states, demonstrations.actions, demonstrations.executed)
+        )
+        self._device, home = device, self._states.device
+        # Of a window no more is held than its row and its episode: tables of all its rows would outgrow the data.
+        self._rows = torch.from_numpy(rows).to(home)
+        self._episode = torch.from_numpy(episodes_of_rows.astype(np.int64))
+        self._episode_of_window = self._episode.to(home)
+        self._bounds = torch.from_numpy(bounds).to(home)
+        self._past = torch.arange(1 - observation_steps, 1, device=home)
+        self._future = torch.arange(horizon, device=home)
         self._frames = seen.frames if seen else None
-        self._frame_of_row = torch.from_numpy(seen.frames.frame_of_row).to(device) if seen else None
+        self._frame_of_row = torch.from_numpy(seen.frames.frame_of_row).to(home) if seen else None
         told = seen.privileged if seen else None
-        self._privileged = torch.from_numpy(told).to(device) if told is not None else None
-        self._actions = torch.from_numpy(demonstrations.actions).to(device)
-        self._executed = torch.from_numpy(demonstrations.executed).to(device)
-        self._disturbed = (self._actions != self._executed).any(-1).to(torch.float32)
-        self._past = torch.from_numpy(np.maximum(past, starts[:, None])).to(device)
-        self._future = torch.from_numpy(np.minimum(future, ends[:, None])).to(device)
-        self._mask = torch.from_numpy((future <= ends[:, None]).astype(np.float32)).to(device)
-        self._episode = torch.from_numpy(demonstrations.episode_index[rows].astype(np.int64))
+        self._privileged = torch.from_numpy(told).to(home) if told is not None else None
         self._task = self.task.to(device)
         self._embeddings = instructions.embeddings.to(device)
 
     def __len__(self) -> int:
-        return len(self._past)
+        return len(self._rows)
 
     def take(self, indices: torch.Tensor, phrase: torch.Tensor | int = 0) -> Batch:
         """The windows at ``indices`` (int64 ``[B]``), each told by its task's ``phrase`` (int64 ``[B]``; 0 is the
         instruction itself).
         """
-        past = self._past[indices]
+        near = indices.to(self._rows.device)
+        rows, episode = self._rows[near, None], self._episode_of_window[near, None]
+        first, last = self._bounds[episode], self._bounds[episode + 1] - 1
+        past = torch.maximum(rows + self._past, first)
+        future = rows + self._future
+        within = (future <= last).to(torch.float32)
+        future = torch.minimum(future, last)
         images: tuple[torch.Tensor, ...] = ()
         if self._frames is not None and self._frame_of_row is not None:
             images = self._frames.take(self._frame_of_row[past])
+        actions, executed = self._actions.take(future), self._executed.take(future)
+        disturbed = (actions != executed).any(-1).to(torch.float32)
+
+        def here(value: torch.Tensor) -> torch.Tensor:
+            return value.to(self._device, non_blocking=True)
+
         return Batch(
-            state=self._states[past],
-            instruction=self._embeddings[self._task[indices], phrase],
-            actions=self._actions[self._future[indices]],
-            executed=self._executed[self._future[indices]],
-            mask=self._mask[indices],
-            disturbed=self._disturbed[self._future[indices]],
+            state=here(self._states.take(past)),
+            instruction=self._embeddings[self._task[indices.to(self._device)], phrase],
+            actions=here(actions),
+            executed=here(executed),
+            mask=here(within),
+            disturbed=here(disturbed),
             images=images,
-            privileged=self._privileged[past] if self._privileged is not None else None,
+            privileged=here(self._privileged[past]) if self._privileged is not None else None,
         )
 
     def epoch_size(self, per_episode: int = 0) -> int:
@@ -190,18 +202,17 @@ class Windows:
             begins = torch.searchsorted(episode, episode)
             chosen = torch.arange(len(order)) - begins < per_episode
             order = order[by_episode[chosen].sort().values]
-        order = order.to(self._past.device)
         batch_size = min(batch_size, len(order))
         phrases = self._embeddings.shape[1]
         for first in range(0, len(order) - batch_size + 1, batch_size):
-            phrase = torch.randint(phrases, (batch_size,), generator=generator).to(order.device) if phrases > 1 else 0
+            phrase = torch.randint(phrases, (batch_size,), generator=generator).to(self._device) if phrases > 1 else 0
             yield self.take(order[first : first + batch_size], phrase)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every window once, in order."""
         for first in range(0, len(self), batch_size):
             last = min(first + batch_size, len(self))
-            yield self.take(torch.arange(first, last, device=self._past.device))
+            yield self.take(torch.arange(first, last))
 
 
 def split_by_episode(

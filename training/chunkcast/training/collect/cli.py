@@ -7,9 +7,11 @@ import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from chunkcast.simulation.metaworld_tasks import (
     ACTION_ELEMENTS,
@@ -21,13 +23,20 @@ from chunkcast.simulation.metaworld_tasks import (
 from chunkcast.training.errors import TrainingError, run_command
 from chunkcast.training.frames.frame_flags import FrameFlags, frame_cameras
 
+if TYPE_CHECKING:
+    from chunkcast.training.collect.parallel import TaskDemonstrations
+    from chunkcast.training.demonstrations.episodes import Episode
+
 
 @dataclass(frozen=True)
 class CollectConfig(FrameFlags):
     """Record demonstrations of MetaWorld's scripted experts: successful episodes only, reproducible by seed."""
 
     out: Path = field(kw_only=True)
-    """Folder to write (demonstrations.parquet and manifest.json)."""
+    """Folder to write."""
+    format: Literal["chunkcast", "lerobot"] = "chunkcast"
+    """Of the folder: this project's table (demonstrations.parquet and manifest.json), or a LeRobotDataset v3, whose
+    frames are videos. chunkcast-train takes both."""
     tasks: tuple[str, ...] = SIX_TASKS
     """MetaWorld task names; mt50 stands for all fifty."""
     episodes: int = 88
@@ -53,6 +62,8 @@ class CollectConfig(FrameFlags):
             raise TrainingError("--tasks is empty, expected MetaWorld names such as " + ", ".join(SIX_TASKS))
         if not 0.0 <= self.noise <= 2.0:
             raise TrainingError(f"--noise must lie in [0, 2] (actions span [-1, 1]), got {self.noise}")
+        if self.format == "lerobot" and self.every > 1:
+            raise TrainingError(f"a LeRobotDataset has a picture for every tick; leave out --every {self.every}")
         if self.seed < 0:
             raise TrainingError(f"--seed must not be negative, got {self.seed}")
 
@@ -64,70 +75,114 @@ def main() -> None:
 
 def collect_command(config: CollectConfig) -> None:
     """Collect, write, and print a table of what was kept."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Table
-
     from chunkcast.simulation.metaworld_tasks import MT50, all_tasks, make_expert
     from chunkcast.simulation.rendering import choose_gl
-    from chunkcast.training.collect.parallel import collect
-    from chunkcast.training.demonstrations import MANIFEST_NAME, write_demonstrations
-    from chunkcast.training.frames.frame_files import FOLDER
-    from chunkcast.training.frames.render_cli import render_frames
+    from chunkcast.training.demonstrations.lerobot.layout import is_lerobot
+    from chunkcast.training.demonstrations.lerobot.videos import require_av
+    from chunkcast.training.demonstrations.table import MANIFEST_NAME
 
-    if (config.out / MANIFEST_NAME).exists() and not config.overwrite:
+    there = (config.out / MANIFEST_NAME).exists() or is_lerobot(config.out)
+    if there and not config.overwrite:
         raise TrainingError(
             f"{config.out} holds demonstrations; pass --overwrite to replace them, or choose another --out"
         )
+    if config.out.is_dir() and not there and any(config.out.iterdir()) and config.format == "lerobot":
+        raise TrainingError(f"{config.out} holds other files; choose another --out")
     tasks = all_tasks() if config.tasks == (MT50,) else config.tasks
     if frame_cameras(config):  # refuses an unknown one
         choose_gl(software=True)  # and a machine on which nothing can be rendered
+        if config.format == "lerobot":
+            require_av()
     for task in tasks:
         make_expert(task)  # refuses an unknown one, before any process is started
     # A long collection must not be lost for want of a place to write it.
     config.out.mkdir(parents=True, exist_ok=True)
+    results = _collect(config, tasks)
+    manifest = _manifest(config, results)
+    episodes = [episode for result in results for episode in result.episodes]
+    if config.format == "lerobot":
+        _write_lerobot(config, episodes, manifest)
+    else:
+        _write_table(config, config.out, episodes, manifest)
+    _print_table(config, manifest)
 
-    console = Console(stderr=True)
+
+def _collect(config: CollectConfig, tasks: Sequence[str]) -> list[TaskDemonstrations]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from chunkcast.training.collect.parallel import collect
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("collecting", total=len(tasks) * config.episodes)
 
         def on_episode(task: str, kept: bool) -> None:
             progress.update(bar, description=task, advance=1 if kept else 0)
 
-        results = collect(tasks, config.episodes, config.seed, config.noise, config.workers, on_episode)
+        return collect(tasks, config.episodes, config.seed, config.noise, config.workers, on_episode)
 
-    manifest = write_demonstrations(
-        config.out,
-        [episode for result in results for episode in result.episodes],
-        CONTROL_RATE_HZ,
-        {
-            "recorder": "MetaWorld scripted experts",
-            "command": shlex.join(["chunkcast-collect", *sys.argv[1:]]),
-            "state": {"meaning": STATE_MEANING, "elements": STATE_ELEMENTS},
-            "action": {"elements": ACTION_ELEMENTS},
-            "noise": config.noise,
-            "first_seed": config.seed,
-            "last_seed": config.seed + max(result.attempts for result in results) - 1,
-            "tasks": {
-                result.task: {
-                    "episodes": len(result.episodes),
-                    "attempts": result.attempts,
-                    "expert_success_rate": round(result.expert_success_rate, 4),
-                    "frames": sum(len(episode.actions) for episode in result.episodes),
-                }
-                for result in results
-            },
-            "versions": {
-                "chunkcast": version("chunkcast"),
-                "metaworld": version("metaworld"),
-                "mujoco": version("mujoco"),
-                "numpy": version("numpy"),
-                "python": platform.python_version(),
-            },
+
+def _manifest(config: CollectConfig, results: Sequence[TaskDemonstrations]) -> dict[str, Any]:
+    """What the recorder knows."""
+    return {
+        "recorder": "MetaWorld scripted experts",
+        "command": shlex.join(["chunkcast-collect", *sys.argv[1:]]),
+        "state": {"meaning": STATE_MEANING, "elements": [list(element) for element in STATE_ELEMENTS]},
+        "action": {"elements": [list(element) for element in ACTION_ELEMENTS]},
+        "noise": config.noise,
+        "first_seed": config.seed,
+        "last_seed": config.seed + max(result.attempts for result in results) - 1,
+        "tasks": {
+            result.task: {
+                "episodes": len(result.episodes),
+                "attempts": result.attempts,
+                "expert_success_rate": round(result.expert_success_rate, 4),
+                "frames": sum(len(episode.actions) for episode in result.episodes),
+            }
+            for result in results
         },
-    )
-    shutil.rmtree(config.out / FOLDER, ignore_errors=True)  # of the demonstrations that were replaced
+        "versions": {
+            "chunkcast": version("chunkcast"),
+            "metaworld": version("metaworld"),
+            "mujoco": version("mujoco"),
+            "numpy": version("numpy"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _write_table(config: CollectConfig, folder: Path, episodes: list[Episode], manifest: dict[str, Any]) -> None:
+    """This project's table, and its frames."""
+    from chunkcast.training.demonstrations.table import write_demonstrations
+    from chunkcast.training.frames.frame_files import FOLDER
+    from chunkcast.training.frames.render_cli import render_frames
+
+    write_demonstrations(folder, episodes, CONTROL_RATE_HZ, manifest)
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)  # of the demonstrations that were replaced
+    if frame_cameras(config):
+        render_frames(folder, config, config.workers, overwrite=False)
+
+
+def _write_lerobot(config: CollectConfig, episodes: list[Episode], manifest: dict[str, Any]) -> None:
+    """A LeRobotDataset; frames are rendered aside first, from a table that goes when the videos are there."""
+    from chunkcast.training.demonstrations.lerobot.convert import write_lerobot
+
+    if not frame_cameras(config):
+        write_lerobot(config.out, episodes, CONTROL_RATE_HZ, manifest)
+        return
+    aside = config.out.with_name(f".{config.out.name}.frames")
+    try:
+        _write_table(config, aside, episodes, manifest)
+        write_lerobot(config.out, episodes, CONTROL_RATE_HZ, manifest, frames=aside)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _print_table(config: CollectConfig, manifest: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("task", "kept", "attempts", "expert success", "frames", title=str(config.out))
     for task, facts in manifest["tasks"].items():
         table.add_row(
@@ -138,8 +193,6 @@ def collect_command(config: CollectConfig) -> None:
             str(facts["frames"]),
         )
     Console().print(table)
-    if frame_cameras(config):
-        render_frames(config.out, config, config.workers, overwrite=False)
 
 
 if __name__ == "__main__":

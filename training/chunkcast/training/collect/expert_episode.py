@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS, make_environment, make_expert
-from chunkcast.training.demonstrations import Episode
+from chunkcast.training.demonstrations.episodes import Episode
 
 STEPS_AFTER_SUCCESS = 25
 """An episode goes on a little after success, so that the policy also learns to stay there."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from chunkcast.training.collect.expert_episode import record_expert_episode
-from chunkcast.training.demonstrations import Episode
+from chunkcast.training.demonstrations.episodes import Episode
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.processes import starting_workers, worker_processes
 

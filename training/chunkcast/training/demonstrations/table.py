@@ -25,82 +25,25 @@ No pickle: Parquet and JSON only. Does not know: simulators, torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from chunkcast.training.demonstrations.columns import read_columns
+from chunkcast.training.demonstrations.episodes import Demonstrations, Episode
+from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.errors import DemonstrationsError
+from chunkcast.training.files import sha256_of
 
 FORMAT = "chunkcast-demonstrations"
 FORMAT_VERSION = 2
 TABLE_NAME = "demonstrations.parquet"
 MANIFEST_NAME = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One recorded episode of ``T`` control ticks.
-
-    Attributes:
-        task: task name.
-        seed: the integer that names the episode's start and goal.
-        states: float32 ``[T, S]``, what was observed before each action.
-        actions: float32 ``[T, A]``, the expert's clean, clipped actions.
-        executed: float32 ``[T, A]``, what was executed in their place.
-        success: bool ``[T]``, solved at or before this tick.
-    """
-
-    task: str
-    seed: int
-    states: npt.NDArray[np.float32]
-    actions: npt.NDArray[np.float32]
-    executed: npt.NDArray[np.float32]
-    success: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Demonstrations:
-    """A whole set of demonstrations, read into memory; ``N`` rows over all episodes.
-
-    Attributes:
-        states: float32 ``[N, S]``.
-        actions: float32 ``[N, A]``, the expert's.
-        executed: float32 ``[N, A]``, what was executed.
-        episode_index: int32 ``[N]``, ascending from 0 without gaps.
-        episode_tasks: the task name of each episode.
-        episode_seeds: the seed of each episode.
-        manifest: the manifest as read.
-    """
-
-    states: npt.NDArray[np.float32]
-    actions: npt.NDArray[np.float32]
-    executed: npt.NDArray[np.float32]
-    episode_index: npt.NDArray[np.int32]
-    episode_tasks: tuple[str, ...]
-    episode_seeds: tuple[int, ...]
-    manifest: dict[str, Any]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Task names, sorted: the order of the policy's task codes."""
-        return tuple(sorted(set(self.episode_tasks)))
-
-    @property
-    def action_bounds(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The robot's inclusive bounds, lower and upper, float32 ``[A]`` each."""
-        bounds = np.array([element[2:] for element in self.manifest["action"]["elements"]], np.float32)
-        return bounds[:, 0], bounds[:, 1]
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the table: what a policy names as the data it was trained on."""
-        return str(self.manifest["sha256"])
+COLUMNS = {"states": ("observation.state",), "actions": ("action",), "executed": ("action.executed",)}
 
 
 def write_demonstrations(
@@ -155,7 +98,7 @@ def write_demonstrations(
         "episodes": len(episodes),
         "frames": int(frame_index.size),
         "control_rate_hz": control_rate_hz,
-        "sha256": hashlib.sha256(aside.read_bytes()).hexdigest(),
+        "sha256": sha256_of(aside),
         **manifest,
     }
     manifest_aside = folder / f".{MANIFEST_NAME}.writing"
@@ -165,8 +108,12 @@ def write_demonstrations(
     return written
 
 
-def read_demonstrations(folder: Path) -> Demonstrations:
+def read_table(folder: Path, memory: Memory) -> Demonstrations:
     """Read a folder written by ``write_demonstrations``, after checking its version and hash.
+
+    Args:
+        folder: of the demonstrations.
+        memory: what may be held of them.
 
     Raises:
         DemonstrationsError: a file is missing, of an unknown version, or differs from its hash.
@@ -177,22 +124,21 @@ def read_demonstrations(folder: Path) -> Demonstrations:
     table_file = folder / TABLE_NAME
     if not table_file.is_file():
         raise DemonstrationsError(f"{table_file} is missing; collect again with chunkcast-collect --out {folder}")
-    sha256 = hashlib.sha256(table_file.read_bytes()).hexdigest()
+    sha256 = sha256_of(table_file)
     if sha256 != manifest.get("sha256"):
         raise DemonstrationsError(
             f"{table_file} has SHA-256 {sha256[:12]}..., its manifest says "
             f"{str(manifest.get('sha256'))[:12]}...; the file is damaged or was replaced: collect again"
         )
-    table = pq.read_table(table_file)
-    episode_index = table["episode_index"].to_numpy()
+    episodes = pq.read_table(table_file, columns=["episode_index", "task", "seed"])
+    episode_index = episodes["episode_index"].to_numpy()
     first_rows = np.flatnonzero(np.diff(episode_index, prepend=-1))
+    columns = read_columns([table_file], COLUMNS, memory.folder_of(folder, sha256), memory)
     return Demonstrations(
-        states=_vectors(table, "observation.state"),
-        actions=_vectors(table, "action"),
-        executed=_vectors(table, "action.executed"),
+        **columns,
         episode_index=np.array(episode_index),
-        episode_tasks=tuple(table["task"].take(first_rows).to_pylist()),
-        episode_seeds=tuple(table["seed"].take(first_rows).to_pylist()),
+        episode_tasks=tuple(episodes["task"].take(first_rows).to_pylist()),
+        episode_seeds=tuple(episodes["seed"].take(first_rows).to_pylist()),
         manifest=manifest,
     )
 
@@ -216,11 +162,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if received != (FORMAT, FORMAT_VERSION):
         raise DemonstrationsError(f"{file} is {received}, expected {(FORMAT, FORMAT_VERSION)}; collect again")
     return dict(manifest)
-
-
-def _vectors(table: Any, column: str) -> npt.NDArray[np.float32]:
-    """A fixed-size-list column as float32 ``[N, D]``."""
-    values = table[column].combine_chunks()
-    flat = values.flatten().to_numpy(zero_copy_only=False)
-    # A copy: Arrow's memory is read-only, and torch would warn of it.
-    return np.array(flat.reshape(len(values), -1), dtype=np.float32)

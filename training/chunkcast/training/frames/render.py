@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.frames.frame_files import FrameSettings, Shard, write_manifest, write_shard
 from chunkcast.training.frames.replay import FramesOfTick, replayed_frames
 from chunkcast.training.processes import starting_workers, worker_processes

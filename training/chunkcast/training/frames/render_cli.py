@@ -28,7 +28,7 @@ def render_frames(data: Path, config: FrameFlags, workers: int, *, overwrite: bo
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from chunkcast.simulation.rendering import choose_gl
-    from chunkcast.training.demonstrations import read_demonstrations
+    from chunkcast.training.demonstrations.sources import read_demonstrations
     from chunkcast.training.frames.frame_files import FOLDER, FrameSettings, read_settings
     from chunkcast.training.frames.render import render
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chunkcast.training.checkpoint import Checkpoint, read_checkpoint, read_run_facts, run_identity
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.calibration import Estimate, PlayedCheckpoint
 from chunkcast.training.health.calibration_file import Played

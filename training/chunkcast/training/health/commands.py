@@ -21,7 +21,7 @@ from chunkcast.training.health.monitor_command import Monitor, monitor_command
 from chunkcast.training.health.rollouts import CALIBRATION_SEED
 
 if TYPE_CHECKING:
-    from chunkcast.training.demonstrations import Demonstrations
+    from chunkcast.training.demonstrations.episodes import Demonstrations
     from chunkcast.training.health.calibration_file import Played
     from chunkcast.training.health.rollouts import Rollouts
 
@@ -202,7 +202,7 @@ def calibrate_command(config: Calibrate) -> None:
         TrainingError: a run, the data or the bundle cannot be used.
     """
     from chunkcast.training.checkpoint import read_run_facts, run_identity
-    from chunkcast.training.demonstrations import read_demonstrations
+    from chunkcast.training.demonstrations.sources import read_demonstrations
     from chunkcast.training.export.bundle_writer import read_spec, write_expectations
     from chunkcast.training.files import write_json
     from chunkcast.training.health import calibration_file, messages
@@ -286,7 +286,7 @@ def expect_command(config: Expect) -> None:
         TrainingError: it does not fit: other demonstrations, tasks or sampler.
     """
     from chunkcast.training.checkpoint import read_run_facts, run_identity
-    from chunkcast.training.demonstrations import read_demonstrations
+    from chunkcast.training.demonstrations.sources import read_demonstrations
     from chunkcast.training.export.bundle_writer import read_spec, write_expectations
     from chunkcast.training.health import messages
     from chunkcast.training.health.calibrate import find_checkpoint, measure

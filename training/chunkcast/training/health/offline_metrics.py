@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from chunkcast.training.checkpoint import Checkpoint, load_policy
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.validation import window_errors

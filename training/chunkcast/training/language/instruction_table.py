@@ -81,14 +81,18 @@ def told_instructions(tasks: Sequence[str], encoder_folder: Path | None, table_f
     """How ``tasks`` are told: by plain names where there is no encoder, else by a table's sentences.
 
     Args:
-        table_file: by default MetaWorld's.
+        table_file: by default MetaWorld's, and for what is not in it the task's own name.
 
     Raises:
         TrainingError: a task is not in the table, or table or encoder cannot be used.
     """
     if encoder_folder is None:
         return task_names(tasks)
-    return encoded_instructions(tasks, read_instruction_table(table_file or METAWORLD_INSTRUCTIONS), encoder_folder)
+    table = read_instruction_table(table_file or METAWORLD_INSTRUCTIONS)
+    if table_file is None:
+        # Demonstrations of lerobot's name their tasks by sentences already.
+        table = {task: table.get(task, TaskInstructions(task, (), ())) for task in tasks}
+    return encoded_instructions(tasks, table, encoder_folder)
 
 
 def encoded_instructions(

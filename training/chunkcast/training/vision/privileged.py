@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.state_differences import differences_of, previous_of
 
 MIN_SPREAD = 0.005

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from chunkcast.training.demonstrations import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.lerobot.frames import decode_frames
+from chunkcast.training.demonstrations.lerobot.layout import is_lerobot
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.frames.frame_files import read_frames, read_settings
 from chunkcast.training.train_config import TrainConfig
@@ -45,7 +47,10 @@ def what_is_seen(
             f"--proprioception is {config.proprioception}, the recorded state has "
             f"{demonstrations.states.shape[1]} entries"
         )
-    compressed = read_frames(config.data, demonstrations.sha256, demonstrations.episode_index)
+    folder = frames_folder(config, demonstrations)
+    if is_lerobot(config.data):
+        _decode_videos(config, demonstrations, folder)
+    compressed = read_frames(folder, demonstrations.sha256, demonstrations.episode_index)
     if config.observation_steps > 1 and compressed.settings.every > 1:
         raise DemonstrationsError(
             f"--observation-steps is {config.observation_steps}, the frames are of every {compressed.settings.every}. "
@@ -75,11 +80,28 @@ def image_shapes(config: TrainConfig, seen: Seen | None) -> dict[str, Any]:
     }
 
 
-def frames_facts(config: TrainConfig) -> dict[str, Any] | None:
+def frames_folder(config: TrainConfig, demonstrations: Demonstrations) -> Path:
+    """Whose ``frames`` the policy sees: the demonstrations' folder, or that of a LeRobotDataset's decoded videos."""
+    return config.memory.folder_of(config.data, demonstrations.sha256) if is_lerobot(config.data) else config.data
+
+
+def _decode_videos(config: TrainConfig, demonstrations: Demonstrations, into: Path) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("decoding videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=len(demonstrations.episode_tasks))
+        decode_frames(
+            config.data, demonstrations, into, config.cameras, config.image_size, lambda: progress.advance(bar)
+        )
+
+
+def frames_facts(config: TrainConfig, demonstrations: Demonstrations) -> dict[str, Any] | None:
     """How the frames of a run were made, as a checkpoint's JSON has it; ``None`` for a policy of states."""
     if not config.cameras:
         return None
-    found = read_settings(Path(config.data))
+    found = read_settings(frames_folder(config, demonstrations))
     assert found is not None  # they were read
     settings = asdict(found[0])
     settings["cameras"] = [asdict(camera) for camera in found[0].cameras if camera.view in config.cameras]

@@ -1,0 +1,166 @@
+"""The pictures of a LeRobotDataset as this project's frames, decoded once: training takes them from everywhere.
+
+A policy's pictures are square. Wider or higher ones lose what lies beyond the middle, and are scaled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkcast.simulation.cameras import Camera
+from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.lerobot.layout import EPISODES, INFO, OWN_FACTS, VIDEO_PATH
+from chunkcast.training.demonstrations.lerobot.videos import read_pictures
+from chunkcast.training.errors import DemonstrationsError
+from chunkcast.training.frames.frame_files import FrameSettings, Shard, read_settings, write_manifest, write_shard
+from chunkcast.training.frames.replay import compressed
+
+IMAGES = "observation.images."
+SHARD_EPISODES = 50
+QUALITY = 95
+"""Of the JPEGs that decoded pictures are kept as."""
+
+
+def decode_frames(
+    folder: Path,
+    demonstrations: Demonstrations,
+    into: Path,
+    views: Sequence[str],
+    size: int,
+    on_episode: Callable[[], None] = lambda: None,
+) -> None:
+    """Decode the videos of ``views`` into ``into/frames``; nothing where that was done before.
+
+    Args:
+        folder: of the LeRobotDataset.
+        demonstrations: as read from it.
+        into: where the frames go.
+        views: cameras, without ``observation.images.``.
+        size: height and width of a frame, pixels; 0 takes the smaller side of the video.
+        on_episode: called as each of lerobot's episodes is decoded.
+
+    Raises:
+        DemonstrationsError: a view has no video, or a video lacks pictures.
+    """
+    info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    settings = FrameSettings(demonstrations.sha256, _cameras(folder, info, views, size), 1, QUALITY)
+    found = read_settings(into)
+    if found and found[0] == settings and found[2]:
+        return
+    write_manifest(into, settings, [], complete=False)
+    bounds = np.searchsorted(demonstrations.episode_index, np.arange(len(demonstrations.episode_tasks) + 1))
+    shards: list[Shard] = []
+    rendered: list[list[dict[str, bytes]]] = []
+    frames: list[dict[str, bytes]] = []
+    done = 0
+    for pictures in _episodes(folder, info, settings.cameras):
+        frames.extend(pictures)
+        on_episode()
+        # lerobot's episodes may be several of these, one for each task within it.
+        while done < len(bounds) - 1 and len(frames) >= (length := int(bounds[done + 1] - bounds[done])):
+            rendered.append(frames[:length])
+            frames, done = frames[length:], done + 1
+            if len(rendered) == SHARD_EPISODES or done == len(bounds) - 1:
+                shards.append(write_shard(into, len(shards), done - len(rendered), rendered, 1))
+                write_manifest(into, settings, shards, complete=done == len(bounds) - 1)
+                rendered = []
+    if done < len(bounds) - 1:
+        raise DemonstrationsError(f"{folder} has fewer pictures than rows; expected one for each")
+
+
+def _cameras(folder: Path, info: dict[str, Any], views: Sequence[str], size: int) -> tuple[Camera, ...]:
+    """The cameras as they were recorded; all that is known of another's are their names."""
+    own: dict[str, Any] = {}
+    if (folder / OWN_FACTS).is_file():
+        facts = json.loads((folder / OWN_FACTS).read_text(encoding="utf-8"))
+        own = {camera["view"]: camera for camera in facts.get("manifest", {}).get("cameras", [])}
+    cameras = []
+    for view in views:
+        feature = info["features"].get(IMAGES + view)
+        if feature is None or feature["dtype"] != "video":
+            known = [name.removeprefix(IMAGES) for name in info["features"] if name.startswith(IMAGES)]
+            raise DemonstrationsError(
+                f"{folder} has no videos of {view}; expected some of {', '.join(known) or 'none at all'}"
+            )
+        facts = own.get(view, {"name": view, "quality": "full"})
+        position = tuple(facts["position"]) if facts.get("position") else None
+        smaller = min(side for side in feature["shape"] if side != 3)
+        cameras.append(Camera(**{**facts, "view": view, "size": size or smaller, "position": position}))
+    return tuple(cameras)
+
+
+def _episodes(folder: Path, info: dict[str, Any], cameras: Sequence[Camera]) -> Iterator[list[dict[str, bytes]]]:
+    """The compressed pictures of lerobot's episodes, in order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted((folder / EPISODES).glob("*/*.parquet"))
+    if not files:
+        raise DemonstrationsError(f"{folder / EPISODES} holds no Parquet file; expected a whole LeRobotDataset")
+    places = [f"videos/{IMAGES}{camera.view}/" for camera in cameras]
+    wanted = [place + name for place in places for name in ("chunk_index", "file_index", "from_timestamp")]
+    try:
+        tables = [pq.read_table(file, columns=["episode_index", "length", *wanted]) for file in files]
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise DemonstrationsError(f"{folder / EPISODES} does not say where the pictures are ({error})") from None
+    readers = [_Pictures(folder, info, camera) for camera in cameras]
+    for episode in pa.concat_tables(tables).sort_by("episode_index").to_pylist():
+        taken = [
+            reader.take(
+                episode[place + "chunk_index"],
+                episode[place + "file_index"],
+                episode[place + "from_timestamp"],
+                episode["length"],
+            )
+            for reader, place in zip(readers, places, strict=True)
+        ]
+        yield [
+            dict(zip((camera.view for camera in cameras), pictures, strict=True))
+            for pictures in zip(*taken, strict=True)
+        ]
+
+
+class _Pictures:
+    """The pictures of one camera, read forwards through its files."""
+
+    def __init__(self, folder: Path, info: dict[str, Any], camera: Camera) -> None:
+        self._folder, self._camera, self._fps = folder, camera, float(info["fps"])
+        self._file: Path | None = None
+        self._read: Iterator[tuple[float, npt.NDArray[np.uint8]]] = iter(())
+
+    def take(self, chunk: int, file: int, begin: float, length: int) -> list[bytes]:
+        """``length`` pictures from the time ``begin`` on, compressed."""
+        place = VIDEO_PATH.format(video_key=IMAGES + self._camera.view, chunk_index=chunk, file_index=file)
+        path = self._folder / place
+        if path != self._file:
+            self._file, self._read = path, read_pictures(path)
+        pictures: list[bytes] = []
+        half = 0.5 / self._fps
+        for time, picture in self._read:
+            if time < begin - half:
+                continue
+            if abs(time - (begin + len(pictures) / self._fps)) > half:
+                break
+            pictures.append(compressed(_square(picture, self._camera.size), QUALITY))
+            if len(pictures) == length:
+                return pictures
+        raise DemonstrationsError(f"{path} has no {length} pictures in a row from {begin:.3f} s on")
+
+
+def _square(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """The middle of a picture, scaled; as it is where that changes nothing."""
+    from PIL import Image
+
+    height, width, _ = picture.shape
+    if (height, width) == (size, size):
+        return picture
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = Image.fromarray(picture[top : top + side, left : left + side])
+    return np.asarray(middle.resize((size, size), Image.Resampling.BOX if side > size else Image.Resampling.BILINEAR))

@@ -1,0 +1,23 @@
+"""How much of demonstrations is held in memory, and where the rest is mapped from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What may be held of demonstrations.
+
+    Attributes:
+        most_bytes: columns up to this size are held in memory; larger ones are mapped.
+        folder: where mapped copies lie; ``None`` puts them beside the demonstrations.
+    """
+
+    most_bytes: float = 4e9
+    folder: Path | None = None
+
+    def folder_of(self, demonstrations: Path, sha256: str) -> Path:
+        """Where the mapped copy of a table lies."""
+        return (self.folder or demonstrations) / f"mapped-{sha256[:16]}"

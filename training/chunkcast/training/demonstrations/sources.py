@@ -1,0 +1,26 @@
+"""Demonstrations from whatever format lies in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.lerobot.layout import is_lerobot
+from chunkcast.training.demonstrations.lerobot.reader import read_lerobot
+from chunkcast.training.demonstrations.memory import Memory
+from chunkcast.training.demonstrations.table import read_table
+
+IN_MEMORY = Memory()
+
+
+def read_demonstrations(folder: Path, memory: Memory = IN_MEMORY) -> Demonstrations:
+    """Read what ``chunkcast-collect`` or lerobot wrote.
+
+    Args:
+        folder: of this project's table and manifest, or of a LeRobotDataset v3.
+        memory: what may be held of it; the rest is mapped from a copy.
+
+    Raises:
+        DemonstrationsError: there is neither, or it is damaged or of another version.
+    """
+    return read_lerobot(folder, memory) if is_lerobot(folder) else read_table(folder, memory)
