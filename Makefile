@@ -79,6 +79,9 @@ delays: $(VENV)/.demo ## success and jumps with injected inference delays, 100 e
 peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and eager torch, 1, 8 and 32 robots; ARGS are passed on
 	$(BIN)/python -m benchmarks.peers --bundle $(BUNDLE) --peers-venv $(PEERS_VENV) --json docs/results/peers.json $(ARGS)
 
+lerobot: $(VENV)/.dev ## data sets to and from the lerobot package, which is installed beside (8 GB, 10 min)
+	$(BIN)/python -m pytest -m slow tests/peers
+
 findings: data/six/manifest.json ## training health on runs with a known fault and healthy ones (6 min)
 	$(BIN)/python -m benchmarks.training_findings --data data/six --seed 2000 --json docs/results/training-findings.json
 
@@ -166,7 +169,7 @@ release: $(VENV)/.dev ## all checks, then wheel, sdist, SBOM, notes and SHA256SU
 	$(BIN)/python -m release $(ARGS)
 
 clean: ## remove what these commands made
-	rm -rf $(VENV) $(PEERS_VENV) data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) .venv-lerobot data runs bundles videos dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # pip is made last: a venv that could not be completed has none.
 $(BIN)/pip:

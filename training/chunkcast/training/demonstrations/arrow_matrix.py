@@ -22,7 +22,7 @@ def matrix(column: Any) -> npt.NDArray[np.float32]:
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     nested = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
     flat = values.flatten() if nested or pa.types.is_fixed_size_list(values.type) else values
-    if flat.null_count or not len(values) or len(flat) % len(values) or not _is_number(flat.type):
+    if flat.null_count or not len(flat) or len(flat) % len(values) or not _is_number(flat.type):
         raise DemonstrationsError(f"a column of {values.type} has no rows of numbers, all of one length")
     if nested and len(set(np.diff(values.offsets.to_numpy()).tolist())) > 1:
         raise DemonstrationsError(f"a column of {values.type} has rows of different lengths")

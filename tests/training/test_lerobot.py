@@ -1,0 +1,281 @@
+"""LeRobotDataset v3: what is written is read back, other people's sets are read too, and bad ones are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from chunkcast.training.collect.cli import CollectConfig, collect_command
+from chunkcast.training.demonstrations.lerobot import writer as writer_module
+from chunkcast.training.demonstrations.lerobot.videos import VideoWriter
+from chunkcast.training.demonstrations.memory import Memory
+from chunkcast.training.demonstrations.sources import read_demonstrations
+from chunkcast.training.errors import DemonstrationsError, TrainingError
+from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.trainer import Trainer
+from tests.training.conftest import EPISODES, TASKS
+
+CPU = torch.device("cpu")
+FPS = 10
+
+
+@pytest.fixture(scope="session")
+def lerobot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demonstrations of ``demonstrations_folder`` as a LeRobotDataset."""
+    folder = tmp_path_factory.mktemp("lerobot") / "two"
+    collect_command(CollectConfig(out=folder, format="lerobot", tasks=TASKS, episodes=EPISODES, workers=2))
+    return folder
+
+
+def test_what_is_written_is_read_back(lerobot_folder: Path, demonstrations_folder: Path) -> None:
+    native, read = read_demonstrations(demonstrations_folder), read_demonstrations(lerobot_folder)
+    for name in ("states", "actions", "executed", "episode_index"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(native, name))
+    assert read.episode_tasks == native.episode_tasks
+    assert read.episode_seeds == native.episode_seeds
+    for key in ("state", "action", "control_rate_hz", "first_seed", "last_seed", "tasks", "frames", "episodes"):
+        assert read.manifest[key] == native.manifest[key], key
+
+
+def test_a_policy_trained_from_it_is_the_same(lerobot_folder: Path, small_config: TrainConfig, tmp_path: Path) -> None:
+    def trained(data: Path) -> Trainer:
+        config = replace(small_config, data=data, out=tmp_path / data.parent.name, epochs=1)
+        trainer = Trainer(config, read_demonstrations(data), CPU, bf16=False)
+        trainer.run(lambda record, findings: None)
+        return trainer
+
+    native, read = trained(small_config.data), trained(lerobot_folder)
+    for name, value in native.policy.state_dict().items():
+        assert torch.equal(value, read.policy.state_dict()[name]), name
+
+
+def test_it_follows_lerobots_conventions(lerobot_folder: Path) -> None:
+    info = json.loads((lerobot_folder / "meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0"
+    assert info["fps"] == 80
+    assert info["features"]["observation.state"]["shape"] == [39]
+    assert info["features"]["action"]["names"] == ["hand_dx", "hand_dy", "hand_dz", "gripper_effort"]
+    # lerobot learns every feature that begins with these.
+    assert [name for name in info["features"] if name.startswith("action")] == ["action"]
+    table = pq.read_table(lerobot_folder / "data/chunk-000/file-000.parquet")
+    assert table.schema.field("observation.state").type == pa.list_(pa.float32(), 39)
+    assert table["index"].to_pylist() == list(range(info["total_frames"]))
+    np.testing.assert_allclose(table["timestamp"], np.array(table["frame_index"]) / 80, rtol=1e-6)
+    tasks = pq.read_table(lerobot_folder / "meta/tasks.parquet")
+    assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["task"]
+    assert tasks["task"].to_pylist() == ["close the drawer", "pick up the puck and place it at the goal"]
+    stats = json.loads((lerobot_folder / "meta/stats.json").read_text())
+    np.testing.assert_allclose(stats["action"]["mean"], np.stack(table["action"].to_pylist()).mean(0), rtol=1e-6)
+    episodes = pq.read_table(lerobot_folder / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    assert [episode["dataset_from_index"] for episode in episodes[1:]] == [
+        episode["dataset_to_index"] for episode in episodes[:-1]
+    ]
+    assert episodes[0]["tasks"] == ["close the drawer"]
+
+
+def test_rows_beyond_a_files_size_go_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "DATA_FILE_MB", 0.02)
+    monkeypatch.setattr(writer_module, "FILES_OF_A_CHUNK", 2)
+    collect_command(
+        CollectConfig(out=tmp_path / "set", format="lerobot", tasks=("drawer-close-v3",), episodes=4, workers=1)
+    )
+    files = sorted(str(file.relative_to(tmp_path / "set/data")) for file in (tmp_path / "set/data").rglob("*.parquet"))
+    assert files == [
+        "chunk-000/file-000.parquet",
+        "chunk-000/file-001.parquet",
+        "chunk-001/file-000.parquet",
+        "chunk-001/file-001.parquet",
+    ]
+    read = read_demonstrations(tmp_path / "set")
+    assert len(read.episode_tasks) == 4
+    assert np.array_equal(read.states, read_demonstrations(tmp_path / "set", Memory(0.0, tmp_path / "mapped")).states)
+
+
+def test_no_writing_leaves_halves(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(TrainingError, match="a picture for every tick"):
+        CollectConfig(out=folder, format="lerobot", frames="fast", every=2)
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="holds other files"):
+        collect_command(CollectConfig(out=folder, format="lerobot", tasks=TASKS, episodes=1, workers=1))
+    assert [file.name for file in tmp_path.iterdir()] == ["set"]
+
+
+class Foreign:
+    """Another robot's data set, as lerobot would write it: six joints, one camera, two tasks, no bounds, no seeds."""
+
+    lengths = (8, 6, 7, 9)
+    tasks = (0, 1, 1, 0)
+    names = ("pick up the cube", "stack the cubes")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        total = sum(self.lengths)
+        generator = np.random.default_rng(0)
+        self.states = generator.standard_normal((total, 6)).astype(np.float32)
+        self.actions = generator.standard_normal((total, 3)).astype(np.float32)
+        self.pictures = np.zeros((total, 48, 64, 3), np.uint8)
+        self.pictures[:] = (np.arange(total) * 7 % 250)[:, None, None, None]
+        self.task_index = np.repeat(self.tasks, self.lengths)
+        self.info: dict[str, Any] = {
+            "codebase_version": "v3.0",
+            "robot_type": "so101",
+            "fps": FPS,
+            "features": {
+                "observation.state": {
+                    "dtype": "float32",
+                    "shape": [6],
+                    "names": {"motors": [f"joint_{n}" for n in range(6)]},
+                },
+                "action": {"dtype": "float32", "shape": [3], "names": None},
+                "observation.images.front": {
+                    "dtype": "video",
+                    "shape": [48, 64, 3],
+                    "names": ["height", "width", "channels"],
+                },
+            },
+        }
+
+    def write(self) -> Path:
+        starts = np.cumsum([0, *self.lengths])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("meta/episodes/chunk-000", "data/chunk-000"):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / "meta/info.json").write_text(json.dumps(self.info))
+        pq.write_table(
+            pa.table({"task_index": [0, 1], "__index_level_0__": list(self.names)}), self.folder / "meta/tasks.parquet"
+        )
+        pq.write_table(
+            pa.table(
+                {
+                    # Variable lists, as older writers made them.
+                    "observation.state": pa.array(self.states.tolist(), pa.list_(pa.float32())),
+                    "action": pa.array(self.actions.tolist(), pa.list_(pa.float32())),
+                    "episode_index": np.repeat(np.arange(len(self.lengths)), self.lengths),
+                    "task_index": self.task_index,
+                }
+            ),
+            self.folder / "data/chunk-000/file-000.parquet",
+        )
+        self._write_videos(starts)
+        return self.folder
+
+    def _write_videos(self, starts: np.ndarray[Any, Any]) -> None:
+        """Two files of two episodes each."""
+        place = self.folder / "videos/observation.images.front/chunk-000"
+        episodes = []
+        for file in range(2):
+            video = _WideVideo(place / f"file-{file:03d}.mp4", FPS, 48)
+            for episode in (2 * file, 2 * file + 1):
+                begin = video.frames
+                video.write(self.pictures[starts[episode] : starts[episode + 1]])
+                episodes.append(
+                    {
+                        "episode_index": episode,
+                        "length": self.lengths[episode],
+                        "videos/observation.images.front/chunk_index": 0,
+                        "videos/observation.images.front/file_index": file,
+                        "videos/observation.images.front/from_timestamp": begin / FPS,
+                    }
+                )
+            video.close()
+        pq.write_table(pa.Table.from_pylist(episodes), self.folder / "meta/episodes/chunk-000/file-000.parquet")
+
+
+class _WideVideo(VideoWriter):
+    def __init__(self, file: Path, fps: int, size: int) -> None:
+        super().__init__(file, fps, size)
+        self._stream.width = 64
+
+
+def test_another_robots_set(tmp_path: Path) -> None:
+    foreign = Foreign(tmp_path / "set")
+    read = read_demonstrations(foreign.write())
+    np.testing.assert_array_equal(read.states, foreign.states)
+    np.testing.assert_array_equal(read.executed, foreign.actions)
+    assert read.tasks == foreign.names
+    assert read.manifest["control_rate_hz"] == FPS
+    assert [name for name, _ in read.manifest["state"]["elements"]] == [f"joint_{n}" for n in range(6)]
+    assert [name for name, *_ in read.manifest["action"]["elements"]] == ["action_0", "action_1", "action_2"]
+    low, high = read.action_bounds
+    np.testing.assert_array_equal(low, foreign.actions.min(0))
+    np.testing.assert_array_equal(high, foreign.actions.max(0))
+
+
+def test_an_episode_is_cut_where_its_task_changes(tmp_path: Path) -> None:
+    foreign = Foreign(tmp_path / "set")
+    foreign.task_index[3:8] = 1
+    read = read_demonstrations(foreign.write())
+    assert np.bincount(read.episode_index).tolist() == [3, 5, 6, 7, 9]
+    assert read.episode_tasks == tuple(foreign.names[task] for task in (0, 1, 1, 1, 0))
+
+
+def test_its_videos_are_seen(tmp_path: Path) -> None:
+    foreign = Foreign(tmp_path / "set")
+    foreign.task_index[3:8] = 1  # five episodes from lerobot's four
+    config = TrainConfig(
+        data=foreign.write(),
+        out=tmp_path / "run",
+        epochs=1,
+        batch_size=8,
+        width=32,
+        blocks=1,
+        cameras=("front",),
+        image_size=16,
+        proprioception=6,
+        privileged_weight=0.0,
+        device="cpu",
+    )
+    foreign_tasks = read_demonstrations(config.data)
+    trainer = Trainer(config, foreign_tasks, CPU, bf16=False)
+    batch = trainer.training.take(torch.arange(len(trainer.training)))
+    assert batch.images[0].shape[1:] == (1, 16, 16, 3)
+    # Each window sees its own row's picture: grey of a row's own shade.
+    expected = {
+        tuple(state.tolist()): shade for state, shade in zip(foreign.states, foreign.pictures[:, 0, 0, 0], strict=True)
+    }
+    seen = batch.images[0].float().mean((1, 2, 3, 4))
+    for state, shade in zip(batch.state[:, -1], seen, strict=True):
+        assert float(shade) == pytest.approx(float(expected[tuple(state.tolist())]), abs=4.0)
+    trainer.run(lambda record, findings: None)
+    assert trainer.run_facts["frames"]["cameras"][0]["view"] == "front"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f.info.update(codebase_version="v2.1"), "convert it with lerobot's convert_dataset_v21_to_v30"),
+        (lambda f: f.info.pop("fps"), "does not describe a LeRobotDataset"),
+        (lambda f: f.info["features"].pop("action"), "expected action, and observation.state"),
+        (lambda f: f.info["features"].pop("observation.state"), "expected action, and observation.state"),
+        (lambda f: setattr(f, "task_index", f.task_index + 5), "has no task 5"),
+        (lambda f: setattr(f, "states", f.states[:, :0]), "no rows of numbers"),
+    ],
+)
+def test_a_set_that_cannot_be_read_says_why(tmp_path: Path, spoil: Callable[[Foreign], Any], message: str) -> None:
+    foreign = Foreign(tmp_path / "set")
+    spoil(foreign)
+    with pytest.raises(DemonstrationsError, match=message):
+        read_demonstrations(foreign.write())
+
+
+def test_missing_files_are_named(lerobot_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(lerobot_folder, folder)
+    (folder / "meta/tasks.parquet").unlink()
+    with pytest.raises(DemonstrationsError, match=r"tasks\.parquet is missing"):
+        read_demonstrations(folder)
+    shutil.rmtree(folder / "data")
+    with pytest.raises(DemonstrationsError, match="holds no Parquet file"):
+        read_demonstrations(folder)
