@@ -18,6 +18,7 @@ from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
 from chunkcast.training.choices import DenoiserName
 from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.denoisers.denoiser import DenoiserConfig, make_denoiser
+from chunkcast.training.draws import Draws
 from chunkcast.training.errors import CheckpointError, ExportError, TrainingError
 from chunkcast.training.export.bundle_writer import write_expectations
 from chunkcast.training.export.exporter import export_bundle
@@ -77,7 +78,7 @@ def test_it_trains_and_exports(
 def minimized(config: TrainConfig) -> tuple[torch.Tensor, DenoisingLoss]:
     """Of the same windows, with the same noise, before anything is trained."""
     trainer = Trainer(config, read_demonstrations(config.data), torch.device("cpu"), bf16=False)
-    return trainer.objective.loss(trainer.training.take(torch.arange(64)), torch.Generator().manual_seed(0))
+    return trainer.objective.loss(trainer.training.take(torch.arange(64)), Draws(torch.Generator().manual_seed(0)))
 
 
 def test_a_run_hides_how_the_robot_moved(

@@ -16,6 +16,7 @@ from chunkcast.server.engine import Engine, expected_inputs
 from chunkcast.server.health.scorer import read_scorer
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint, what_decides_the_result
 from chunkcast.training.demonstrations.sources import read_demonstrations
+from chunkcast.training.draws import Draws
 from chunkcast.training.errors import CheckpointError, DemonstrationsError, TrainingError
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.train_config import TrainConfig
@@ -150,7 +151,7 @@ def test_history_needs_a_frame_of_every_tick(frames_folder: Path, tmp_path: Path
 
 def test_shifts_move_whole_pictures_and_light_changes_no_shape() -> None:
     picture = torch.arange(2 * 1 * 8 * 8 * 3).reshape(2, 1, 8, 8, 3)
-    moved = shifted(picture, 2, torch.Generator().manual_seed(1))
+    moved = shifted(picture, 2, Draws(torch.Generator().manual_seed(1)))
     for window in range(2):
         inside = moved[window, 0, 2:6, 2:6]
         matches = [
@@ -160,9 +161,9 @@ def test_shifts_move_whole_pictures_and_light_changes_no_shape() -> None:
             if torch.equal(inside, picture[window, 0, 2 + dy : 6 + dy, 2 + dx : 6 + dx])
         ]
         assert len(matches) == 1
-    assert shifted(picture, 0, torch.Generator()) is picture
+    assert shifted(picture, 0, Draws(torch.Generator())) is picture
     grey = torch.full((64, 1, 2, 2, 3), 100, dtype=torch.uint8)
-    lit = recoloured(grey, 0.2, torch.Generator().manual_seed(1))
+    lit = recoloured(grey, 0.2, Draws(torch.Generator().manual_seed(1)))
     assert lit.shape == grey.shape
     assert lit.amin() >= 100 * 0.8 - 25.5
     assert lit.amax() <= 100 * 1.2 + 25.5

@@ -1,7 +1,4 @@
-"""What a training step minimises: noise, timesteps, committed actions and words drawn for a batch, and its loss.
-
-Everything is drawn from one generator on the CPU, so that a run's numbers do not depend on where it trains.
-"""
+"""What a training step minimises: noise, timesteps, committed actions and words drawn for a batch, and its loss."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import torch
 
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
 from chunkcast.training.distillation import TEACHER_EVALUATIONS, student_loss, taught_chunk
+from chunkcast.training.draws import Draws
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.loss import DenoisingLoss, denoising_loss, penalty, timestep_weights
@@ -66,14 +64,14 @@ class Objective:
         if self._teacher:
             self._teacher_sampler = sampling_scheduler(self._teacher.config, TEACHER_EVALUATIONS)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, DenoisingLoss]:
+    def loss(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, DenoisingLoss]:
         """What is minimised, a scalar; and the losses of those windows whose timesteps are drawn from all alike, which
         compare with validation's and with other runs'.
         """
         size = len(batch.mask) * self._config.noise_draws
-        noise = torch.randn((size, *batch.actions.shape[1:]), generator=generator).to(self._device)
-        prefix_length = self._prefix_lengths(size, generator).to(self._device)
-        batch = self._augmented(self._stilled(self._told(batch, generator), generator), generator)
+        noise = draws.normal(size, *batch.actions.shape[1:]).to(self._device)
+        prefix_length = self._prefix_lengths(size, draws).to(self._device)
+        batch = self._augmented(self._stilled(self._told(batch, draws), draws), draws)
         if self._teacher:
             # The teacher is sampled in full precision: its rounding would be learned.
             target = taught_chunk(self._policy, self._teacher, self._teacher_sampler, batch, noise, prefix_length)
@@ -88,7 +86,7 @@ class Objective:
                     batch.repeated(self._config.noise_draws),
                     embedding.repeat(self._config.noise_draws, 1),
                 )
-            timestep = self._timesteps(len(batch.mask), generator)
+            timestep = self._timesteps(len(batch.mask), draws)
             loss = denoising_loss(
                 self._policy,
                 self._noise_scheduler,
@@ -101,7 +99,7 @@ class Objective:
                 embedding,
             )
         minimized = (loss.minimized * self._weights[timestep].to(self._device)).mean()
-        return minimized + told, loss.of(slice(self._noise_only(len(timestep)), None))
+        return minimized + told, loss.of(slice(self._noise_only(len(timestep), draws), None))
 
     def _seen(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The encoded observations, float ``[B, W]``, and what is minimised of what the image encoders tell beside."""
@@ -113,51 +111,52 @@ class Objective:
         error = (policy.privileged(looked).float() - batch.privileged) ** 2
         return embedding, weight * penalty(error, PRIVILEGED_HUBER).mean()
 
-    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def _augmented(self, batch: Batch, draws: Draws) -> Batch:
         """``batch`` with its frames moved and in other light, each view on its own."""
         if not batch.images:
             return batch
         config = self._config
         images = tuple(
-            recoloured(
-                shifted(view, round(config.image_shift * view.shape[2]), generator), config.image_colour, generator
-            )
+            recoloured(shifted(view, round(config.image_shift * view.shape[2]), draws), config.image_colour, draws)
             for view in batch.images
         )
         return replace(batch, images=images)
 
-    def _noise_only(self, size: int) -> int:
-        """How many windows of a batch, its first ones, are noised to the end. Never all: the others are reported."""
+    def _noise_only(self, own: int, draws: Draws) -> int:
+        """How many of this process's ``own`` windows, the first ones, are noised to the end. Never all of a batch: the
+        others are reported.
+        """
         share = self._config.noise_only_fraction if self._config.objective == "diffusion" else 0.0
-        return min(round(share * size), size - 1)
+        size = draws.size(own)
+        return draws.own_of_first(min(round(share * size), size - 1))
 
-    def _timesteps(self, size: int, generator: torch.Generator) -> torch.Tensor:
+    def _timesteps(self, size: int, draws: Draws) -> torch.Tensor:
         """At which timestep each window is noised, int64 ``[B]``; the windows of a batch are in random order."""
         last = self._config.process_timesteps - 1
-        timestep = torch.randint(last + 1, (size,), generator=generator)
-        timestep[: self._noise_only(size)] = last
+        timestep = draws.integers(0, last + 1, size)
+        timestep[: self._noise_only(size, draws)] = last
         return timestep
 
-    def _prefix_lengths(self, size: int, generator: torch.Generator) -> torch.Tensor:
+    def _prefix_lengths(self, size: int, draws: Draws) -> torch.Tensor:
         """How many actions of each window are committed, int64 ``[B]``."""
         longest = self._config.max_committed_steps
         if not longest:
             return torch.zeros(size, dtype=torch.int64)
-        lengths = torch.randint(1, longest + 1, (size,), generator=generator)
-        return lengths * (torch.rand(size, generator=generator) < self._config.committed_fraction)
+        lengths = draws.integers(1, longest + 1, size)
+        return lengths * (draws.uniform(size) < self._config.committed_fraction)
 
-    def _stilled(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def _stilled(self, batch: Batch, draws: Draws) -> Batch:
         """``batch`` with a share of its windows seen as if nothing had moved."""
         if not self._config.motion_dropout or not self._previous:
             return batch
-        stilled = torch.rand(len(batch.mask), generator=generator) < self._config.motion_dropout
+        stilled = draws.uniform(len(batch.mask)) < self._config.motion_dropout
         return batch.stilled(stilled.to(self._device), self._previous)
 
-    def _told(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def _told(self, batch: Batch, draws: Draws) -> Batch:
         """``batch`` with noise on its instructions' embeddings: other words for the same lie around these."""
         if not self._word_noise:
             return batch
-        noise = torch.randn(batch.instruction.shape, generator=generator).to(self._device)
+        noise = draws.normal(*batch.instruction.shape).to(self._device)
         return replace(batch, instruction=batch.instruction + self._word_noise * self._policy.instruction_scale * noise)
 
 

@@ -15,8 +15,7 @@ from chunkcast.training.train_config import TrainConfig
 if TYPE_CHECKING:
     import torch
 
-    from chunkcast.training.health.findings import Finding
-    from chunkcast.training.history import EpochRecord
+    from chunkcast.training.distributed import Processes
 
 
 def main() -> None:
@@ -25,94 +24,60 @@ def main() -> None:
 
 
 def train_command(config: TrainConfig) -> None:
-    """Train with a live display; interrupting keeps the last epoch's checkpoint."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Train with a live display; interrupting keeps the last epoch's checkpoint.
 
+    Started by torchrun it is one of several processes; only the first of them writes and says anything.
+    """
     # diffusers announces that optional packages (a GPU's) are absent.
     logging.getLogger("diffusers").setLevel(logging.ERROR)
 
-    from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
-    from chunkcast.training.demonstrations.sources import read_demonstrations
-    from chunkcast.training.files import write_json
-    from chunkcast.training.health.judge import judge, run_settings
-    from chunkcast.training.history import HistoryWriter
-    from chunkcast.training.trainer import Trainer
+    from chunkcast.training.checkpoint import LAST_CHECKPOINT
+    from chunkcast.training.distributed import by_environment, joined
 
     if not config.resume and (config.out / LAST_CHECKPOINT).exists():
         raise CheckpointError(
             f"{config.out} already holds a run; pass --resume to continue it, or choose another --out"
         )
-    console = Console(stderr=True)
-    demonstrations = read_demonstrations(config.data, config.memory)
-    device = choose_device(config.device)
-    bf16 = choose_bf16(config.precision, device)
-    trainer = Trainer(config, demonstrations, device, bf16)
+    processes = by_environment()
+    device = choose_device(config.device, processes.local_rank if processes.count > 1 else None)
+    with joined(processes, device):
+        _train(config, device, processes)
+
+
+def _train(config: TrainConfig, device: torch.device, processes: Processes) -> None:
+    from rich.console import Console
+
+    from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
+    from chunkcast.training.demonstrations.sources import read_demonstrations
+    from chunkcast.training.files import write_json
+    from chunkcast.training.health.judge import judge, run_settings
+    from chunkcast.training.run_display import run_shown
+    from chunkcast.training.trainer import Trainer
+
+    console = Console(stderr=True, quiet=not processes.writes)
+    with processes.in_turn():  # copies of large data, decoded videos
+        demonstrations = read_demonstrations(config.data, config.memory)
+        bf16 = choose_bf16(config.precision, device)
+        trainer = Trainer(config, demonstrations, device, bf16, processes)
     if trainer.progress.epoch >= config.epochs:
-        print(f"{config.out} is done: {trainer.progress.epoch} epochs; its learning rate has ended with the last")
+        if processes.writes:
+            print(f"{config.out} is done: {trainer.progress.epoch} epochs; its learning rate has ended with the last")
         return
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
-    write_json(config.out / "demonstrations.json", demonstrations.manifest)
+    if processes.writes:
+        config.out.mkdir(parents=True, exist_ok=True)
+        (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+        write_json(config.out / "demonstrations.json", demonstrations.manifest)
+    how = f"{device.type}, {'bf16' if bf16 else 'fp32'}"
+    how += f", {processes.count} processes" if processes.count > 1 else ""
     console.print(
         f"{len(demonstrations.episode_tasks)} episodes of {len(demonstrations.tasks)} tasks: "
         f"{len(trainer.training)} training and {len(trainer.validation)} validation windows; "
-        f"{trainer.run_facts['parameters'] / 1e6:.1f} M parameters; {device.type}, {'bf16' if bf16 else 'fp32'}"
+        f"{trainer.run_facts['parameters'] / 1e6:.1f} M parameters; {how}"
     )
-
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  validation {task.fields[validation]}"),
-        TextColumn("{task.fields[rate]:.0f} windows/s"),
-        TimeRemainingColumn(),
-    )
-    total = config.epochs * trainer.steps_per_epoch
-    with HistoryWriter(config.out, trainer.progress.epoch) as history, Progress(*columns, console=console) as bar:
-        done = trainer.progress.step
-        row = bar.add_task(
-            "",
-            total=total,
-            completed=done,
-            epoch=trainer.progress.epoch + 1,
-            epochs=config.epochs,
-            loss=float("nan"),
-            validation="-",
-            rate=0.0,
-        )
-
-        def on_step(step: int, loss: float) -> None:
-            bar.update(row, completed=trainer.progress.step + step, loss=loss)
-
-        def on_epoch(record: EpochRecord, new_findings: list[Finding]) -> None:
-            history.append(record)
-            for finding in new_findings:
-                line = f"{finding.severity}: {finding.code}: {finding.evidence}; {finding.advice}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-            bar.update(
-                row,
-                epoch=min(record.epoch + 1, config.epochs),
-                validation=f"{record.validation_loss:.4f} (noise MSE {record.validation_noise_mse:.4f})",
-                rate=record.samples_per_second,
-            )
-            if not console.is_terminal:  # a log wants a line an epoch, where a terminal has the bar
-                console.print(
-                    f"epoch {record.epoch}/{config.epochs} loss {record.train_loss:.5f} "
-                    f"validation {record.validation_loss:.5f} noise MSE {record.validation_noise_mse:.4f} "
-                    f"{record.samples_per_second:.0f} windows/s {record.seconds:.1f} s"
-                )
-
-        try:
-            reason = trainer.run(on_epoch, on_step)
-        except KeyboardInterrupt:
-            bar.stop()
-            console.print(
-                f"interrupted after epoch {trainer.progress.epoch}; continue with --resume"
-                if trainer.progress.epoch
-                else "interrupted before the first epoch ended; nothing to resume"
-            )
-            raise SystemExit(130) from None
+    if not processes.writes:
+        trainer.run(lambda record, findings: None)
+        return
+    reason = run_shown(trainer, console)
     for finding in judge(trainer.loss_curve, run_settings(trainer.run_facts)):
         if finding.severity != "info":
             print(f"{finding.severity}: {finding.code}: {finding.evidence}; {finding.advice}")
@@ -125,8 +90,11 @@ def train_command(config: TrainConfig) -> None:
     )
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     """``auto`` or a torch device name.
+
+    Args:
+        local_rank: of several processes on this machine; ``auto`` and ``cuda`` then take the GPU of that number.
 
     Raises:
         TrainingError: the device is unknown or not on this machine.
@@ -134,7 +102,9 @@ def choose_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

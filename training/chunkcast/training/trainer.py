@@ -33,6 +33,8 @@ from chunkcast.training.checkpoint import (
 )
 from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.demonstrations.statistics import row_statistics
+from chunkcast.training.distributed import ALONE, Processes
+from chunkcast.training.draws import Draws
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.files import sha256_of
 from chunkcast.training.health.findings import Finding
@@ -63,16 +65,29 @@ class Trainer:
         demonstrations: as read.
         device: where to train.
         bf16: autocast to bfloat16.
+        processes: that train together; each holds its part of a batch, and the rest of everything.
 
     Raises:
         CheckpointError: ``config.resume`` is set and the last checkpoint is of other settings or data.
+        TrainingError: a batch cannot be shared evenly.
     """
 
-    def __init__(self, config: TrainConfig, demonstrations: Demonstrations, device: torch.device, bf16: bool) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        demonstrations: Demonstrations,
+        device: torch.device,
+        bf16: bool,
+        processes: Processes = ALONE,
+    ) -> None:
         from diffusers.optimization import get_cosine_schedule_with_warmup
         from diffusers.training_utils import EMAModel
 
-        self.config, self.device, self.bf16 = config, device, bf16
+        if config.batch_size % processes.count:
+            raise TrainingError(
+                f"--batch-size {config.batch_size} cannot be shared by {processes.count} processes; take a multiple"
+            )
+        self.config, self.device, self.bf16, self.processes = config, device, bf16, processes
         train_episodes, validation_episodes = split_by_episode(demonstrations, config.validation_fraction, config.seed)
 
         self.instructions = told_instructions(demonstrations.tasks, config.text_encoder, config.instructions)
@@ -231,26 +246,33 @@ class Trainer:
         # Generators live on the CPU, so that a run's numbers do not depend on where it trains.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         self.policy.train()
-        batches = self.training.shuffled(self.config.batch_size, generator, self.config.windows_per_episode)
-        objective, noise_mse, norm = (torch.zeros((), device=self.device) for _ in range(3))
+        draws = Draws(generator, self.processes.rank, self.processes.count)
+        batches = self.training.shuffled(
+            self.config.batch_size, generator, self.config.windows_per_episode, self.processes
+        )
+        objective, noise_mse, counted, norm = (torch.zeros((), device=self.device) for _ in range(4))
         for step, batch in enumerate(batches):
-            mean_loss, loss = self.objective.loss(batch, generator)
+            mean_loss, loss = self.objective.loss(batch, draws)
             self.optimizer.zero_grad(set_to_none=True)
             mean_loss.backward()  # type: ignore[no-untyped-call]
+            mean_loss = mean_loss.detach()
+            gradients = [parameter.grad for parameter in self.policy.parameters() if parameter.grad is not None]
+            self.processes.mean([mean_loss, *gradients])
             norm += nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.gradient_clip)
             self.optimizer.step()
             self.schedule.step()
             self.ema.step(self.policy.parameters())
-            objective += loss.objective.detach().mean()
-            noise_mse += loss.noise_mse.mean()
-            on_step(step + 1, step_loss := float(mean_loss.detach()))
+            objective += loss.objective.sum()
+            noise_mse += loss.noise_mse.sum()
+            counted += len(loss.objective)
+            on_step(step + 1, step_loss := float(mean_loss))
             if not math.isfinite(step_loss):
                 break  # nothing after this is worth its time: the epoch's means are not finite now
-        steps = self.steps_per_epoch
+        self.processes.mean([objective, noise_mse, counted])
         return {
-            "train_loss": float(objective) / steps,
-            "train_noise_mse": float(noise_mse) / steps,
-            "gradient_norm": float(norm) / steps,
+            "train_loss": float(objective / counted),
+            "train_noise_mse": float(noise_mse / counted),
+            "gradient_norm": float(norm) / self.steps_per_epoch,
         }
 
     def _validate(self) -> dict[str, Any]:
@@ -262,6 +284,7 @@ class Trainer:
             self.validation,
             self.config.execute_steps,
             first_timestep=self.config.process_timesteps - 1 if self.config.teacher else 0,
+            processes=self.processes,
         )
         tasks = self.instructions.tasks
         return {
@@ -295,6 +318,12 @@ class Trainer:
         )
         self.run_facts["seconds"] += record.seconds
         self.run_facts["history"].append(asdict(record))
+        if self.processes.writes:
+            self._write_checkpoints(record, progress, best)
+        self.processes.wait()
+        self.progress = progress  # only now: an interrupted write leaves the epoch before
+
+    def _write_checkpoints(self, record: EpochRecord, progress: Progress, best: bool) -> None:
         weights = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
         with self._averaged_weights():
             averaged = {f"ema.{name}": value.clone() for name, value in self.policy.state_dict().items()}
@@ -303,7 +332,6 @@ class Trainer:
         if record.epoch in self.config.keep_epochs:
             self._write(epoch_checkpoint(record.epoch), progress, averaged)
         self._write(LAST_CHECKPOINT, progress, {**weights, **averaged, **self._optimizer_tensors()})
-        self.progress = progress  # only now: an interrupted write leaves the epoch before
 
     def _write(self, name: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
         checkpoint = Checkpoint(self.policy_config, self.instructions, self.run_facts, progress, tensors)

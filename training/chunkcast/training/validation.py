@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from chunkcast.training.distributed import ALONE, Processes
 from chunkcast.training.loss import denoising_loss
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.sampling import sample_chunk
@@ -63,6 +64,7 @@ def window_errors(
     windows: Windows,
     execute_steps: int,
     first_timestep: int = 0,
+    processes: Processes = ALONE,
 ) -> WindowErrors:
     """Measure ``policy`` on every window; fp32, fixed noise, and nothing committed, so that runs with and without
     real-time chunking compare.
@@ -74,27 +76,28 @@ def window_errors(
         windows: of held-out episodes.
         execute_steps: the first actions of a chunk, those that a robot executes.
         first_timestep: the losses are measured from there on; a one-step student knows only the last.
+        processes: they share the batches, and all get the whole.
     """
     policy.eval()
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     sampling_generator = torch.Generator().manual_seed(SAMPLING_SEED)
     device = policy.state_mean.device
     timesteps_total = policy.config.train_timesteps
-    objective, noise_mse, timesteps = [], [], []
-    action_mse, displacement_mse, executed_actions, executed_masks = [], [], [], []
-    for batch in windows.in_order(IMAGE_VALIDATION_BATCH if policy.config.views else VALIDATION_BATCH):
-        size = len(batch.mask)
+    shape = (policy.config.horizon, policy.config.action_size)
+    own: dict[int, tuple[torch.Tensor, ...]] = {}
+    batch_size = IMAGE_VALIDATION_BATCH if policy.config.views else VALIDATION_BATCH
+    for number, part in enumerate(torch.split(torch.arange(len(windows)), batch_size)):
+        size = len(part)
         nothing_committed = torch.zeros(size, dtype=torch.int64, device=device)
         measured = timesteps_total - first_timestep
         offset = torch.randint(measured, (1,), generator=generator)
         timestep = first_timestep + (torch.randperm(size, generator=generator) + offset) % measured
-        noise = torch.randn(batch.actions.shape, generator=generator)
-        loss = denoising_loss(policy, noise_scheduler, batch, timestep.to(device), noise.to(device), nothing_committed)
-        objective.append(loss.objective.cpu())
-        noise_mse.append(loss.noise_mse.cpu())
-        timesteps.append(timestep)
-
-        noise = torch.randn(batch.actions.shape, generator=sampling_generator).to(device)
+        added_noise = torch.randn(size, *shape, generator=generator).to(device)
+        noise = torch.randn(size, *shape, generator=sampling_generator).to(device)
+        if number % processes.count != processes.rank:
+            continue
+        batch = windows.take(part)
+        loss = denoising_loss(policy, noise_scheduler, batch, timestep.to(device), added_noise, nothing_committed)
         chunk = sample_chunk(
             policy,
             sampler,
@@ -109,11 +112,13 @@ def window_errors(
         mask = batch.foreseeable(nothing_committed)[:, :execute_steps]
         difference = (policy.normalize_actions(chunk)[:, :execute_steps] - demonstrated) * mask[..., None]
         counted = mask.sum(-1).clamp_min(1.0)
-        action_mse.append(((difference**2).mean(-1).sum(-1) / counted).cpu())
-        displacement_mse.append(((difference.sum(1) / counted[:, None]) ** 2).mean(-1).cpu())
-        executed_actions.append(demonstrated.cpu())
-        executed_masks.append(mask.cpu())
-    actions, masks = torch.cat(executed_actions), torch.cat(executed_masks)
+        action_mse = (difference**2).mean(-1).sum(-1) / counted
+        displacement_mse = ((difference.sum(1) / counted[:, None]) ** 2).mean(-1)
+        measured_here = (loss.objective, loss.noise_mse, action_mse, displacement_mse, demonstrated, mask)
+        own[number] = (timestep, *(value.cpu() for value in measured_here))
+    batches = {number: values for theirs in processes.gathered(own) for number, values in theirs.items()}
+    columns = [torch.cat(column) for column in zip(*(batches[number] for number in sorted(batches)), strict=True)]
+    timesteps, objective, noise_mse, action_errors, displacement_errors, actions, masks = columns
     deviation = torch.zeros_like(masks)
     for index in range(int(windows.task.max()) + 1):
         inside = windows.task == index
@@ -121,12 +126,12 @@ def window_errors(
         mean_action = (actions[inside] * weights).sum((0, 1)) / weights.sum().clamp_min(1.0)
         deviation[inside] = ((actions[inside] - mean_action) ** 2).mean(-1)
     return WindowErrors(
-        timestep=torch.cat(timesteps).numpy(),
+        timestep=timesteps.numpy(),
         task=windows.task.cpu().numpy(),
-        objective=torch.cat(objective).numpy(),
-        noise_mse=torch.cat(noise_mse).numpy(),
-        action_mse=torch.cat(action_mse).numpy(),
-        displacement_mse=torch.cat(displacement_mse).numpy(),
+        objective=objective.numpy(),
+        noise_mse=noise_mse.numpy(),
+        action_mse=action_errors.numpy(),
+        displacement_mse=displacement_errors.numpy(),
         action_deviation=((deviation * masks).sum(-1) / masks.sum(-1).clamp_min(1.0)).numpy(),
     )
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 
 from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.distributed import ALONE, Processes
+from chunkcast.training.draws import Draws
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.language.instructions import Instructions
 from chunkcast.training.vision.frame_tensors import FrameTensors
@@ -188,13 +190,18 @@ class Windows:
             return len(self)
         return int(torch.bincount(self._episode).clamp(max=per_episode).sum())
 
-    def shuffled(self, batch_size: int, generator: torch.Generator, per_episode: int = 0) -> Iterator[Batch]:
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, per_episode: int = 0, processes: Processes = ALONE
+    ) -> Iterator[Batch]:
         """One epoch of full batches in an order drawn from ``generator``, each window told by a phrase drawn from it;
         the rest of a division is left out.
 
         Args:
+            batch_size: windows of a batch, of all processes together.
             per_episode: as many windows of each episode at most, drawn anew; 0 for all.
+            processes: of a batch's windows this one takes its own, in turns.
         """
+        draws = Draws(generator, processes.rank, processes.count)
         order = torch.randperm(len(self), generator=generator)
         if per_episode:
             # Stable: within its episode each window keeps its place in the random order.
@@ -202,17 +209,18 @@ class Windows:
             begins = torch.searchsorted(episode, episode)
             chosen = torch.arange(len(order)) - begins < per_episode
             order = order[by_episode[chosen].sort().values]
-        batch_size = min(batch_size, len(order))
+        # Every process has as many of each batch.
+        batch_size = min(batch_size, len(order) // processes.count * processes.count)
         phrases = self._embeddings.shape[1]
         for first in range(0, len(order) - batch_size + 1, batch_size):
-            phrase = torch.randint(phrases, (batch_size,), generator=generator).to(self._device) if phrases > 1 else 0
-            yield self.take(order[first : first + batch_size], phrase)
+            chosen = draws.own(order[first : first + batch_size])
+            phrase = draws.integers(0, phrases, len(chosen)).to(self._device) if phrases > 1 else 0
+            yield self.take(chosen, phrase)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every window once, in order."""
-        for first in range(0, len(self), batch_size):
-            last = min(first + batch_size, len(self))
-            yield self.take(torch.arange(first, last))
+        for part in torch.split(torch.arange(len(self)), batch_size):
+            yield self.take(part)
 
 
 def split_by_episode(

@@ -1,0 +1,114 @@
+"""Several processes that train one policy, as torchrun starts them: each takes its part of every batch.
+
+What is exchanged at a step is the gradients' mean, in one piece. Weights, optimiser and averages are the same in every
+process, since they start from the same and are moved by the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from chunkcast.training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        rank: 0 for the one that writes.
+        count: 1 where one trains alone.
+        local_rank: of this machine's processes; the GPU that it takes.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether checkpoints, history and messages are this process's."""
+        return self.rank == 0
+
+    def mean(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Set every tensor to its mean over the processes."""
+        if self.count == 1:
+            return
+        from torch import distributed
+
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        flat /= self.count
+        for tensor, mean in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The processes' values, by rank."""
+        if self.count == 1:
+            return [value]
+        from torch import distributed
+
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.barrier()
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The one that writes does what is inside before the others: what it leaves on disk, these find."""
+        if not self.writes:
+            self.wait()
+        yield
+        if self.writes:
+            self.wait()
+
+
+ALONE = Processes()
+
+LONGEST_WAIT = timedelta(hours=6)
+"""While the first copies or decodes a large data set."""
+
+
+def by_environment() -> Processes:
+    """What torchrun says of this process; alone where it says nothing.
+
+    Raises:
+        TrainingError: it says only half of it.
+    """
+    count = os.environ.get("WORLD_SIZE")
+    if count is None:
+        return ALONE
+    try:
+        return Processes(int(os.environ["RANK"]), int(count), int(os.environ["LOCAL_RANK"]))
+    except (KeyError, ValueError) as error:
+        raise TrainingError(
+            f"WORLD_SIZE is {count!r} but {error} is missing or no number; start with torchrun, or unset WORLD_SIZE"
+        ) from None
+
+
+@contextmanager
+def joined(processes: Processes, device: torch.device) -> Iterator[None]:
+    """The processes know each other inside this block: by NCCL on GPUs, by gloo on CPUs."""
+    if processes.count == 1:
+        yield
+        return
+    from torch import distributed
+
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
