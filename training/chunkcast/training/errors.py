@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chunkcast.simulation.errors import SimulationError
@@ -42,16 +42,18 @@ def run_command(
     *,
     default: Callable[[], Any] | None = None,
     extra: str = "training",
+    arguments: Sequence[str] | None = None,
 ) -> None:
     """Make ``config``, a dataclass or a union of them (subcommands), from the command line and run ``command`` with it.
 
-    ``default`` makes the ``config`` whose values hold where no flag says otherwise; ``extra`` brings what it imports.
+    ``default`` makes the ``config`` whose values hold where no flag says otherwise; ``extra`` brings what it imports;
+    ``arguments`` are those of the command line where nothing is said.
     Bad input becomes one line and exit code 2, Ctrl-C exit code 130.
     """
     try:
         import tyro
 
-        command(tyro.cli(config, default=default()) if default else tyro.cli(config))
+        command(tyro.cli(config, default=default(), args=arguments) if default else tyro.cli(config, args=arguments))
     except ModuleNotFoundError as error:
         raise not_installed(error, extra) from None
     except OSError as error:

@@ -9,6 +9,7 @@ from typing import Self
 
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.files import write_text
+from chunkcast.training.top_checkpoints import Candidate
 
 HISTORY_NAME = "history.jsonl"
 
@@ -82,6 +83,12 @@ class HistoryWriter:
             self._board.add_scalar(f"noise_mse_by_timestep/{band}", value, record.step)
         for name in ("validation_action_mse", "gradient_norm", "learning_rate", "samples_per_second"):
             self._board.add_scalar(name, getattr(record, name), record.step)
+        self._board.flush()
+
+    def append_success(self, candidate: Candidate, step: int) -> None:
+        """Show what a checkpoint's rollouts came to beside its losses."""
+        assert candidate.success is not None
+        self._board.add_scalar("success", candidate.success, step)
         self._board.flush()
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chunkcast.training.history import EpochRecord, HistoryWriter
+from chunkcast.training.top_checkpoints import Candidate, told
 
 if TYPE_CHECKING:
     from chunkcast.training.health.findings import Finding
@@ -65,8 +66,12 @@ def run_shown(trainer: Trainer, console: Console) -> str:
                     f"{record.samples_per_second:.0f} windows/s {record.seconds:.1f} s"
                 )
 
+        def on_played(candidate: Candidate, step: int) -> None:
+            history.append_success(candidate, step)
+            console.print(f"epoch {candidate.epoch}: {told(candidate)}", highlight=False)
+
         try:
-            return trainer.run(on_epoch, on_step)
+            return trainer.run(on_epoch, on_step, on_played)
         except KeyboardInterrupt:
             bar.stop()
             console.print(

@@ -47,17 +47,21 @@ def train_command(config: TrainConfig) -> None:
 def _train(config: TrainConfig, device: torch.device, processes: Processes) -> None:
     from rich.console import Console
 
-    from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
+    from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, epoch_checkpoint
     from chunkcast.training.demonstrations.sources import read_demonstrations
     from chunkcast.training.files import write_json
     from chunkcast.training.health.judge import judge, run_settings
     from chunkcast.training.run_display import run_shown
+    from chunkcast.training.top_checkpoints import by_success, told
     from chunkcast.training.trainer import Trainer
+    from chunkcast.training.training_rollouts import require_playable
 
     console = Console(stderr=True, quiet=not processes.writes)
     with processes.in_turn():  # copies of large data, decoded videos
         demonstrations = read_demonstrations(config.data, config.memory)
         bf16 = choose_bf16(config.precision, device)
+        if config.rollout_every:
+            require_playable(demonstrations.tasks)
         trainer = Trainer(config, demonstrations, device, bf16, processes)
     if trainer.progress.epoch >= config.epochs:
         if processes.writes:
@@ -85,9 +89,12 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
     print(
         f"{reason}: {trainer.progress.epoch} epochs in {trainer.run_facts['seconds']:.0f} s, best validation "
         f"noise MSE {best:.4f}\n"
-        f"{config.out / LAST_CHECKPOINT}\n{config.out / BEST_CHECKPOINT} (epoch {trainer.progress.best_epoch})\n"
-        "A low loss proves no success: measure it with chunkcast-export and chunkcast-sim."
+        f"{config.out / LAST_CHECKPOINT}\n{config.out / BEST_CHECKPOINT} (epoch {trainer.progress.best_epoch})"
     )
+    for candidate in by_success(trainer.checkpoints.top.candidates)[: config.keep_best]:
+        print(f"{config.out / epoch_checkpoint(candidate.epoch)}: {told(candidate)}")
+    if not config.rollout_every:
+        print("A low loss proves no success: measure it with chunkcast-export and chunkcast-sim.")
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:

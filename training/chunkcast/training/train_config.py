@@ -6,6 +6,7 @@ What holds where no flag says otherwise also depends on the preset, the denoiser
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from chunkcast.simulation.metaworld_tasks import PROPRIOCEPTION
 from chunkcast.training.choices import DenoiserName, Objective, PredictionType, PresetName
 from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.seeds import CHOICE_SEED
 
 MIP_TIMESTEPS = 2
 
@@ -148,6 +150,17 @@ class TrainConfig:
     """The most windows, spread evenly over those episodes, that are validated on after each epoch."""
     patience: int = 30
     """Stop after this many epochs without a lower validation loss; 0 never stops early."""
+    rollout_every: int = 0
+    """Play the averaged weights after every so many epochs and after the last: they are exported, served, and measured
+    on MetaWorld through the server. 0 never does."""
+    rollout_episodes: int = 10
+    """Episodes of each task that are then played."""
+    rollout_seed: int = CHOICE_SEED
+    """Their first seed. Checkpoints are chosen by these: evaluate the chosen one on others (chunkcast-sim's own)."""
+    rollout_workers: int = os.cpu_count() or 1
+    """Parallel robots that play them."""
+    keep_best: int = 3
+    """Checkpoints to keep by measured success, and as many by validation loss."""
     keep_epochs: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Epochs whose averaged weights are kept as a checkpoint of their own, for chunkcast-health calibrate."""
     seed: int = 0
@@ -182,6 +195,8 @@ class TrainConfig:
             "proprioception",
             "image_features",
             "noise_draws",
+            "rollout_episodes",
+            "rollout_workers",
         ):
             self._require(name, getattr(self, name) >= 1, "be at least 1")
         self._require(
@@ -202,6 +217,8 @@ class TrainConfig:
         self._require("validation_fraction", 0.0 < self.validation_fraction < 1.0, "lie in (0, 1)")
         for name in ("ema_decay", "adam_beta2"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "lie in [0, 1)")
+        for name in ("rollout_every", "rollout_seed", "keep_best"):
+            self._require(name, getattr(self, name) >= 0, "not be negative")
         self._require("windows_per_episode", self.windows_per_episode >= 0, "not be negative")
         self._require("huber", 0.0 <= self.huber < math.inf, "be finite and not negative")
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")

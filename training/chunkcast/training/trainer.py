@@ -22,14 +22,11 @@ import torch
 from torch import nn
 
 from chunkcast.training.checkpoint import (
-    BEST_CHECKPOINT,
     LAST_CHECKPOINT,
     Checkpoint,
     Progress,
-    epoch_checkpoint,
     read_checkpoint,
     what_decides_the_result,
-    write_checkpoint,
 )
 from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.demonstrations.statistics import row_statistics
@@ -43,13 +40,16 @@ from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
 from chunkcast.training.health.rules import FATAL_CODES
 from chunkcast.training.history import EpochRecord
 from chunkcast.training.language.instruction_table import told_instructions
+from chunkcast.training.new_policy import new_policy, policy_config_of
 from chunkcast.training.objective import Objective
-from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
+from chunkcast.training.optimizer_state import optimizer_tensors, restore_optimizer
+from chunkcast.training.run_checkpoints import RunCheckpoints
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
-from chunkcast.training.state_differences import differences_of, previous_of
+from chunkcast.training.state_differences import previous_of
+from chunkcast.training.top_checkpoints import Candidate
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
-from chunkcast.training.vision.seen import frames_facts, image_shapes, what_is_seen
+from chunkcast.training.vision.seen import frames_facts, what_is_seen
 from chunkcast.training.warm_start import start_from, weights_file
 from chunkcast.training.windows import Windows, split_by_episode
 
@@ -108,42 +108,13 @@ class Trainer:
 
         self.training = windows(train_episodes)
         self.validation = windows(validation_episodes, config.validation_windows)
-        elements = demonstrations.manifest["state"]["elements"]
-        self.policy_config = PolicyConfig(
-            state_size=self.seen.state_entries if self.seen else demonstrations.states.shape[1],
-            action_size=demonstrations.actions.shape[1],
-            instruction_size=self.instructions.size,
-            observation_steps=config.observation_steps,
-            horizon=config.horizon,
-            denoiser=config.denoiser,
-            width=config.width,
-            blocks=config.blocks,
-            embedding_size=config.embedding_size or config.width,
-            objective=config.objective,
-            prediction_type=config.prediction_type,
-            train_timesteps=config.process_timesteps,
-            max_committed_steps=config.max_committed_steps,
-            differences=differences_of(elements) if config.differences and not self.seen else (),
-            binned=tuple(range(self.seen.state_entries)) if config.differences and self.seen else (),
-            **image_shapes(config, self.seen),
-        )
         torch.manual_seed(config.seed)
         statistics = row_statistics(
-            demonstrations.states.narrowed(self.policy_config.state_size),
+            demonstrations.states.narrowed(self.seen.state_entries) if self.seen else demonstrations.states,
             np.flatnonzero(np.isin(demonstrations.episode_index, train_episodes)),
         )
-        action_low, action_high = map(torch.from_numpy, demonstrations.action_bounds)
-        self.policy = DiffusionPolicy(
-            self.policy_config,
-            statistics.mean,
-            statistics.std,
-            *self.instructions.moments(),
-            action_low,
-            action_high,
-            pretrained=not config.resume,
-        )
-        self.policy.fit_intervals(statistics.sample)
-        self.policy.to(device)
+        self.policy_config = policy_config_of(config, demonstrations, self.seen, self.instructions)
+        self.policy = new_policy(config, self.policy_config, demonstrations, statistics, self.instructions).to(device)
         if config.start_from is not None and not config.resume:
             start_from(self.policy, self.instructions, config.start_from, LAST_CHECKPOINT)
         self.state_range = (statistics.low.tolist(), statistics.high.tolist())
@@ -157,7 +128,7 @@ class Trainer:
             instructions=self.instructions,
             device=device,
             bf16=bf16,
-            previous=() if self.seen else previous_of(elements),
+            previous=() if self.seen else previous_of(demonstrations.manifest["state"]["elements"]),
         )
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
@@ -175,6 +146,7 @@ class Trainer:
             self.policy.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
         )
         self._standing_codes: set[str] = set()
+        self.checkpoints = RunCheckpoints(config)
         self.progress = Progress(epoch=0, step=0, best_validation_loss=float("inf"), best_epoch=0)
         self.run_facts: dict[str, Any] = {
             "config": json.loads(json.dumps(asdict(config), default=str)),
@@ -202,6 +174,7 @@ class Trainer:
         self,
         on_epoch: Callable[[EpochRecord, list[Finding]], None],
         on_step: Callable[[int, float], None] = lambda step, loss: None,
+        on_played: Callable[[Candidate, int], None] = lambda candidate, step: None,
     ) -> str:
         """Train to the last epoch or until early stopping; returns why it ended.
 
@@ -209,10 +182,13 @@ class Trainer:
             on_epoch: called with each epoch's record, and what is now found that was not before, before the epoch's
                 checkpoint is written.
             on_step: called with the step's number within the epoch and its loss.
+            on_played: called with what a checkpoint's rollouts came to, and the steps that it was trained for.
 
         Raises:
             TrainingError: a loss or gradient is not finite, or the loss exploded; the last good checkpoint is kept.
         """
+        if self.checkpoints.owes(self.progress.epoch):  # it was interrupted while it was played
+            self._rank(EpochRecord(**self.run_facts["history"][-1]), on_played)
         while self.progress.epoch < self.config.epochs:
             # Asked before an epoch, so that resuming a run that stopped early changes nothing.
             if self.config.patience and self.progress.epoch - self.progress.best_epoch >= self.config.patience:
@@ -240,6 +216,7 @@ class Trainer:
                     raise TrainingError(f"training diverged ({finding.evidence}); {kept}: lower --learning-rate")
             self._standing_codes = {finding.code for finding in findings}
             self._finish_epoch(record)
+            self._rank(record, on_played)
         return "all epochs done"
 
     def _train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> dict[str, Any]:
@@ -319,27 +296,25 @@ class Trainer:
         self.run_facts["seconds"] += record.seconds
         self.run_facts["history"].append(asdict(record))
         if self.processes.writes:
-            self._write_checkpoints(record, progress, best)
+            self._write(record, progress, best)
         self.processes.wait()
         self.progress = progress  # only now: an interrupted write leaves the epoch before
 
-    def _write_checkpoints(self, record: EpochRecord, progress: Progress, best: bool) -> None:
+    def _rank(self, record: EpochRecord, on_played: Callable[[Candidate, int], None]) -> None:
+        if self.processes.writes:
+            self.checkpoints.rank(record, on_played)
+        self.processes.wait()
+
+    def _write(self, record: EpochRecord, progress: Progress, best: bool) -> None:
         weights = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
         with self._averaged_weights():
             averaged = {f"ema.{name}": value.clone() for name, value in self.policy.state_dict().items()}
-        if best:
-            self._write(BEST_CHECKPOINT, progress, averaged)
-        if record.epoch in self.config.keep_epochs:
-            self._write(epoch_checkpoint(record.epoch), progress, averaged)
-        self._write(LAST_CHECKPOINT, progress, {**weights, **averaged, **self._optimizer_tensors()})
 
-    def _write(self, name: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
-        checkpoint = Checkpoint(self.policy_config, self.instructions, self.run_facts, progress, tensors)
-        write_checkpoint(self.config.out / name, checkpoint)
+        def checkpoint(tensors: dict[str, torch.Tensor]) -> Checkpoint:
+            return Checkpoint(self.policy_config, self.instructions, self.run_facts, progress, tensors)
 
-    def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        state = self.optimizer.state_dict()["state"]
-        return {f"optimizer.{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+        whole = {**weights, **averaged, **optimizer_tensors(self.optimizer)}
+        self.checkpoints.write(record, best, checkpoint(averaged), checkpoint(whole))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue where ``checkpoint`` stands."""
@@ -350,19 +325,11 @@ class Trainer:
                 "settings and demonstrations on the same kind of processor, or choose another --out"
             )
         self.policy.load_state_dict(checkpoint.part("model"))
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in checkpoint.part("optimizer").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        restore_optimizer(self.optimizer, self.schedule, checkpoint.part("optimizer"), checkpoint.progress.step)
         averaged = checkpoint.part("ema")
         self.ema.shadow_params = [averaged[name].to(self.device).clone() for name, _ in self.policy.named_parameters()]
         self.ema.optimization_step = checkpoint.progress.step
-        self.schedule.last_epoch = checkpoint.progress.step
-        for group, base, rate in zip(
-            self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
-        ):
-            group["lr"] = base * rate(checkpoint.progress.step)
+        self.checkpoints.top.resume(checkpoint.progress.epoch)
         self.progress, self.run_facts = checkpoint.progress, checkpoint.run
         self._standing_codes = {finding.code for finding in self._findings()}  # said before the interruption
 

@@ -31,6 +31,8 @@ class ExportConfig:
     best: bool = False
     """Export the checkpoint with the lowest validation loss instead of the last one. It is seldom the better policy:
     measure both."""
+    most_successful: bool = False
+    """Export the checkpoint that solved most of the rollouts while it trained (chunkcast-train --rollout-every)."""
     precision: Precision = "fp32"
     """Numbers that the graph computes in: int8 is faster on processors that multiply in it, fp16 is for GPUs. Either is
     compared with fp32 on the run's demonstrations, and refused if its actions differ by too much."""
@@ -44,6 +46,8 @@ class ExportConfig:
         name = self.name or self.out.resolve().name
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
             raise TrainingError(f"the policy's name is {name!r}, expected letters, digits, dots, dashes; pass --name")
+        if self.best and self.most_successful:
+            raise TrainingError("--best and --most-successful are two checkpoints; pass one of them")
         if self.steps is not None and self.steps < 1:
             raise TrainingError(f"--steps must be at least 1, got {self.steps}")
 
@@ -64,10 +68,13 @@ def export_command(config: ExportConfig) -> None:
         from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
         from chunkcast.training.export.bundle_writer import GRAPH_NAME, SPEC_NAME
         from chunkcast.training.export.exporter import export_bundle
+        from chunkcast.training.top_checkpoints import most_successful
 
-        last = BEST_CHECKPOINT if config.best else LAST_CHECKPOINT
+        within = config.run / (BEST_CHECKPOINT if config.best else LAST_CHECKPOINT)
+        if config.most_successful:
+            within = most_successful(config.run)
         exported = export_bundle(
-            config.run if config.run.is_file() else config.run / last,
+            config.run if config.run.is_file() else within,
             config.out,
             name=config.name or config.out.resolve().name,
             steps=config.steps,

@@ -18,7 +18,7 @@ from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.loss_curve import LossKind
 from chunkcast.training.health.measure_command import Measure, measure_command
 from chunkcast.training.health.monitor_command import Monitor, monitor_command
-from chunkcast.training.health.rollouts import CALIBRATION_SEED
+from chunkcast.training.seeds import CALIBRATION_SEED
 
 if TYPE_CHECKING:
     from chunkcast.training.demonstrations.episodes import Demonstrations

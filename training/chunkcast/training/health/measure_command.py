@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from chunkcast.training.health.rollouts import CALIBRATION_SEED
+from chunkcast.training.seeds import CALIBRATION_SEED
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.export.bundle_writer import read_spec, text_of_task, write_serving_health
-from chunkcast.training.health.rollouts import MONITOR_SEED, Rollouts
+from chunkcast.training.health.rollouts import Rollouts
 from chunkcast.training.health.serving_reference import fit_reference, read_traces
 from chunkcast.training.health.serving_thresholds import JudgedEpisode, fit_thresholds
+from chunkcast.training.seeds import MONITOR_SEED
 from chunkcast.v1 import policy_pb2 as pb
 
 EVERY_CHUNK = ("--health-share", "1")

@@ -9,7 +9,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from chunkcast.training.errors import TrainingError
-from chunkcast.training.health.rollouts import MONITOR_SEED
+from chunkcast.training.seeds import MONITOR_SEED
 
 
 @dataclass(frozen=True)

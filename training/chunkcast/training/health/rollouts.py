@@ -20,12 +20,6 @@ from typing import Any
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.files import write_json
 
-CALIBRATION_SEED = 600_000
-"""First episode seed: neither of demonstrations (from 0), nor of choices (500,000), nor of evaluations (1,000,000)."""
-
-MONITOR_SEED = 650_000
-"""First seed of the episodes that serving health is measured against; of none of those either."""
-
 STOP_SECONDS = 15.0
 """For an interrupted simulation to end its workers and its server."""
 
@@ -52,8 +46,11 @@ class Rollouts:
         if self.episodes < 1 or self.workers < 1:
             raise TrainingError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
 
-    def play_checkpoint(self, file: Path, steps: int) -> dict[str, Any]:
+    def play_checkpoint(self, file: Path, steps: int | None = None) -> dict[str, Any]:
         """Export ``file`` with ``steps`` evaluations, serve and play it; what ``chunkcast-sim --json`` writes.
+
+        Args:
+            steps: by default what export would take.
 
         Raises:
             TrainingError: the checkpoint cannot be exported or played; the command's own message says why.
@@ -61,7 +58,7 @@ class Rollouts:
         from chunkcast.training.export.exporter import export_bundle
 
         key = {"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "steps": steps}
-        kept = file.parent.parent / "rollouts" / f"{file.stem}-steps{steps}-seed{self.seed}-n{self.episodes}.json"
+        kept = file.parent.parent / "rollouts" / f"{file.stem}-steps{steps or ''}-seed{self.seed}-n{self.episodes}.json"
         if (summary := _kept(kept, key)) is not None:
             return summary
         with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:

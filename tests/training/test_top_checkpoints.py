@@ -1,0 +1,119 @@
+"""The checkpoints that a run keeps: by success that is measured through the server, and by validation loss."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chunkcast.training import run_checkpoints
+from chunkcast.training.checkpoint import epoch_checkpoint
+from chunkcast.training.demonstrations.sources import read_demonstrations
+from chunkcast.training.errors import CheckpointError, TrainingError
+from chunkcast.training.export.cli import ExportConfig, export_command
+from chunkcast.training.top_checkpoints import Candidate, TopCheckpoints, by_success, most_successful, read_top
+from chunkcast.training.train_cli import train_command
+from chunkcast.training.train_config import TrainConfig
+from chunkcast.training.trainer import Trainer
+
+
+def candidate(epoch: int, loss: float, success: float | None = None) -> Candidate:
+    return Candidate(epoch, loss, success, 10, (0.0, 1.0)) if success is not None else Candidate(epoch, loss)
+
+
+def offer(top: TopCheckpoints, run: Path, one: Candidate) -> None:
+    file = run / epoch_checkpoint(one.epoch)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(str(one.epoch))
+    top.add(one)
+
+
+def files(run: Path) -> list[str]:
+    return sorted(file.stem for file in (run / "checkpoints").glob("epoch-*"))
+
+
+def test_the_best_of_both_rankings_are_kept(tmp_path: Path) -> None:
+    top = TopCheckpoints(tmp_path, keep=1, always=(2,))
+    offer(top, tmp_path, candidate(1, 0.9, 0.5))
+    assert not top.wants(0.95)
+    assert top.wants(0.8)
+    offer(top, tmp_path, candidate(2, 0.8, 0.4))
+    assert files(tmp_path) == ["epoch-0001", "epoch-0002"]  # one succeeds more, the other has the lower loss
+    offer(top, tmp_path, candidate(3, 0.7, 0.5))
+    # Epoch 3 has both: as much success and a later epoch, and the lowest loss. Epoch 2 was to stay in any case.
+    assert files(tmp_path) == ["epoch-0002", "epoch-0003"]
+    offer(top, tmp_path, candidate(4, 0.6))
+    assert files(tmp_path) == ["epoch-0002", "epoch-0003", "epoch-0004"]
+    assert most_successful(tmp_path) == tmp_path / epoch_checkpoint(3)
+    kept, played = read_top(tmp_path)
+    assert [one.epoch for one in kept] == [3, 4]
+    assert [one.epoch for one in played] == [1, 2, 3]
+    again = TopCheckpoints(tmp_path, keep=1, always=())
+    again.resume(3)
+    assert [one.epoch for one in again.candidates] == [3]
+    assert again.has_played(2)
+    assert not again.has_played(4)
+
+
+def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    top = TopCheckpoints(tmp_path, keep=0, always=())
+    assert not top.wants(0.0)
+    with pytest.raises(CheckpointError, match="train with --rollout-every"):
+        most_successful(tmp_path)
+
+
+def test_a_run_plays_its_checkpoints_through_the_server(
+    small_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(
+        small_config, out=tmp_path / "run", epochs=3, rollout_every=2, rollout_episodes=1, keep_best=1, keep_epochs=()
+    )
+    train_command(config)
+    printed = capsys.readouterr()
+    kept, played = read_top(config.out)
+    assert [one.epoch for one in played] == [2, 3]  # every second, and the last
+    assert all(one.episodes == 2 and one.first_seed == 500_000 for one in played)
+    best = by_success(kept)[0]
+    assert f"{epoch_checkpoint(best.epoch)}: success" in printed.out.replace("\n", "")
+    # What was played is on record, as chunkcast-sim said it.
+    record = json.loads(next((config.out / "rollouts").glob("epoch-0003-*.json")).read_text())
+    assert record["summary"]["episodes"] == 2
+    assert record["summary"]["first_seed"] == 500_000
+    assert len(files(config.out)) <= 2
+    export_command(ExportConfig(config.out, tmp_path / "bundle", most_successful=True))
+    facts = json.loads((tmp_path / "bundle/policy.json").read_text())
+    assert facts["training"]["epochs"] == best.epoch
+
+
+def test_what_was_interrupted_while_it_was_played_is_played_on_resuming(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(small_config, out=tmp_path / "run", epochs=2, rollout_every=1, rollout_episodes=1)
+    plays: list[int] = []
+
+    def interrupted(config: TrainConfig, one: Candidate) -> Candidate:
+        plays.append(one.epoch)
+        raise KeyboardInterrupt
+
+    def instantly(config: TrainConfig, one: Candidate) -> Candidate:
+        plays.append(one.epoch)
+        return replace(one, success=0.5, episodes=2, ci95=(0.1, 0.9))
+
+    def trainer(**changes: Any) -> Trainer:
+        return Trainer(replace(config, **changes), read_demonstrations(config.data), torch.device("cpu"), bf16=False)
+
+    monkeypatch.setattr(run_checkpoints, "played", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer().run(lambda record, findings: None)
+    monkeypatch.setattr(run_checkpoints, "played", instantly)
+    trainer(resume=True).run(lambda record, findings: None)
+    assert plays == [1, 1, 2]
+
+
+def test_two_kinds_of_best_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="pass one of them"):
+        ExportConfig(tmp_path, tmp_path / "bundle", best=True, most_successful=True)

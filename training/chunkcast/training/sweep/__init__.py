@@ -1,0 +1,1 @@
+"""A small grid of settings, trained, played and ranked."""

@@ -1,0 +1,170 @@
+"""``chunkcast-sweep``: a small grid of settings, each trained, played through the server, and ranked."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chunkcast.training.errors import TrainingError, run_command
+from chunkcast.training.seeds import CHOICE_SEED
+from chunkcast.training.sweep.grid import Point, grid_of
+from chunkcast.training.sweep.ranking import Result, as_good_as_the_first, ranked
+
+if TYPE_CHECKING:
+    pass
+
+SEPARATOR = "--"
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Train every combination of a grid, play each through the server, and print them ranked.
+
+    What chunkcast-train is to be told in every run stands after two dashes:
+
+    chunkcast-sweep --out runs/sweep --grid learning-rate=1e-3,3e-3 width=256,352 -- --data data/six --epochs 30
+
+    The same command goes on where it was interrupted.
+    """
+
+    out: Path
+    """Folder of the sweep: a run's folder for each combination, and sweep.json."""
+    grid: tuple[str, ...] = ()
+    """FLAG=VALUE,VALUE of chunkcast-train, several; seed=0,1,2 repeats."""
+    episodes: int = 10
+    """Episodes of each task that a run's last checkpoint is played; 0 ranks by validation alone."""
+    seed: int = CHOICE_SEED
+    """Their first seed: settings are chosen by these, so evaluate the chosen one on others (chunkcast-sim's own)."""
+    workers: int = os.cpu_count() or 1
+    """Parallel robots."""
+    json: Path | None = None
+    """File for the table; by default sweep.json in --out."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.episodes < 0 or self.workers < 1 or self.seed < 0:
+            raise TrainingError(
+                f"--episodes and --seed must not be negative and --workers at least 1, got {self.episodes}, "
+                f"{self.seed} and {self.workers}"
+            )
+
+
+def main() -> None:
+    """Console script."""
+    arguments = sys.argv[1:]
+    end = arguments.index(SEPARATOR) if SEPARATOR in arguments else len(arguments)
+    train = arguments[end + 1 :]
+    run_command(SweepConfig, lambda config: sweep_command(config, train), arguments=arguments[:end])
+
+
+def sweep_command(config: SweepConfig, train: list[str]) -> None:
+    """Train, play, rank."""
+    from rich.console import Console
+
+    from chunkcast.training.files import write_json
+
+    points = grid_of(config.grid)
+    if not any(flag == "--data" or flag.startswith("--data=") for flag in train):
+        raise TrainingError("chunkcast-train's flags are missing; expected them after two dashes: -- --data DIR ...")
+    if "--out" in train or "--resume" in train:
+        raise TrainingError("--out and --resume are the sweep's own; leave them out after the two dashes")
+    for point in points:
+        _check(point, train, config.out)  # before hours are spent on the first
+    console = Console(stderr=True)
+    results: list[Result] = []
+    try:
+        for number, point in enumerate(points, 1):
+            console.rule(f"run {number} of {len(points)}: {point.name or 'as it is'}", characters="-")
+            results.append(_run(config, point, train))
+    except KeyboardInterrupt:
+        console.print(f"interrupted: {len(results)} of {len(points)} runs are done; the same command goes on")
+        raise SystemExit(130) from None
+    results = ranked(results)
+    command = shlex.join(["chunkcast-sweep", *sys.argv[1:]])
+    facts = {
+        "command": command,
+        "episodes_per_task": config.episodes,
+        "first_seed": config.seed,
+        "runs": [asdict(result) for result in results],
+    }
+    write_json(config.json or config.out / "sweep.json", facts)
+    _print_table(results, config)
+
+
+def _check(point: Point, train: list[str], out: Path) -> None:
+    from chunkcast.training.presets import config_of
+
+    config_of([*train, *point.flags, "--out", str(out)])
+
+
+def _run(config: SweepConfig, point: Point, train: list[str]) -> Result:
+    """Train one combination where that was not done, and play it."""
+    from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_run_facts
+    from chunkcast.training.health.rollouts import Rollouts
+
+    run = config.out / (point.name or "run")
+    command = [sys.executable, "-m", "chunkcast.training.train_cli", *train, *point.flags, "--out", str(run)]
+    if (run / LAST_CHECKPOINT).is_file():
+        command.append("--resume")
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode in (130, -2):
+        raise KeyboardInterrupt
+    if done.returncode:
+        return Result(run.name, dict(point.settings), failed=f"chunkcast-train ended with {done.returncode}")
+    facts = read_run_facts(run / LAST_CHECKPOINT)
+    last = facts["history"][-1]
+    result = Result(
+        run.name,
+        dict(point.settings),
+        validation_action_mse=last["validation_action_mse"],
+        validation_loss=last["validation_loss"],
+        seconds=round(facts["seconds"], 1),
+    )
+    if not config.episodes:
+        return result
+    played = Rollouts(config.episodes, config.seed, config.workers).play_checkpoint(run / LAST_CHECKPOINT)
+    low, high = played["ci95"]
+    return replace(
+        result,
+        success_rate=played["success_rate"],
+        successes=played["successes"],
+        episodes=played["episodes"],
+        ci95=(low, high),
+    )
+
+
+def _print_table(results: list[Result], config: SweepConfig) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    flags = list(dict.fromkeys(flag for result in results for flag in result.settings))
+    headings = ["", *flags, "success", "95 %", "episodes", "action MSE", "loss", "training"]
+    table = Table(*headings, title=str(config.out))
+    for rank, (result, close) in enumerate(zip(results, as_good_as_the_first(results), strict=True), 1):
+        settings = [result.settings.get(flag, "") for flag in flags]
+        if result.failed:
+            table.add_row(str(rank), *settings, result.failed, *[""] * 5)
+            continue
+        table.add_row(
+            f"{rank}{' ~' if close and rank > 1 else ''}",
+            *settings,
+            "-" if result.success_rate is None else f"{result.success_rate:.1%}",
+            "-" if result.ci95 is None else f"{result.ci95[0]:.1%} - {result.ci95[1]:.1%}",
+            str(result.episodes),
+            f"{result.validation_action_mse:.5f}",
+            f"{result.validation_loss:.5f}",
+            f"{result.seconds:.0f} s",
+        )
+    console = Console()
+    console.print(table)
+    if any(as_good_as_the_first(results)[1:]):
+        console.print("~ its interval meets the first's: more --episodes would tell them apart")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Success while a policy trains: a checkpoint exported, served, and played over gRPC."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
+
+from chunkcast.training.checkpoint import epoch_checkpoint
+from chunkcast.training.errors import TrainingError
+from chunkcast.training.health.rollouts import Rollouts
+from chunkcast.training.top_checkpoints import Candidate
+from chunkcast.training.train_config import TrainConfig
+
+PLAYERS = ("scipy", "imageio", "structlog", "grpc_health")
+"""What chunkcast-sim and chunkcast-serve need beyond the trainer."""
+
+
+def require_playable(tasks: Sequence[str]) -> None:
+    """Refuse now what would be found out after the first epochs.
+
+    Raises:
+        TrainingError: what plays is not installed.
+        SimulationError: a task is none of MetaWorld's.
+    """
+    from chunkcast.simulation.metaworld_tasks import make_expert
+
+    if missing := [name for name in PLAYERS if importlib.util.find_spec(name) is None]:
+        raise TrainingError(
+            f"--rollout-every serves and plays, and {', '.join(missing)} is not installed; run "
+            "pip install 'chunkcast[sim,server]'"
+        )
+    for task in tasks:
+        make_expert(task)
+
+
+def played(config: TrainConfig, candidate: Candidate) -> Candidate:
+    """``candidate`` with the success of its checkpoint, which is written.
+
+    Raises:
+        TrainingError: it cannot be exported or played.
+    """
+    rollouts = Rollouts(config.rollout_episodes, config.rollout_seed, config.rollout_workers)
+    summary = rollouts.play_checkpoint(config.out / epoch_checkpoint(candidate.epoch))
+    low, high = summary["ci95"]
+    return replace(
+        candidate,
+        success=summary["success_rate"],
+        episodes=summary["episodes"],
+        ci95=(low, high),
+        first_seed=config.rollout_seed,
+    )
