@@ -30,9 +30,9 @@ def _serve(config: ServeConfig) -> None:
     import asyncio
 
     from chunkcast.server.app import serve
-    from chunkcast.server.memory import keep_few_arenas
+    from chunkcast.server.memory import keep_memory_whole
 
-    keep_few_arenas()
+    keep_memory_whole()
     asyncio.run(serve(config))
 
 

@@ -1,7 +1,6 @@
 """Several processes that train one policy, as torchrun starts them: each takes its part of every batch.
 
-What is exchanged at a step is the gradients' mean, in one piece. Weights, optimiser and averages are the same in every
-process, since they start from the same and are moved by the same.
+They start from the same weights and move them by the same gradients' mean (see ``weight_update``).
 """
 
 from __future__ import annotations
@@ -25,17 +24,35 @@ class Processes:
     Attributes:
         rank: 0 for the one that writes.
         count: 1 where one trains alone.
-        local_rank: of this machine's processes; the GPU that it takes.
+        local_rank: among this machine's processes; the GPU that it takes.
+        local_count: this machine's processes.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
+    local_count: int = 1
 
     @property
     def writes(self) -> bool:
         """Whether checkpoints, history and messages are this process's."""
         return self.rank == 0
+
+    @property
+    def one_machine(self) -> bool:
+        """Whether there are several, and all on this machine."""
+        return 1 < self.count == self.local_count
+
+    def first_of(self, value: Any) -> Any:
+        """The first process's value."""
+        return self.gathered(value)[0]
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Set ``tensor`` to its sum over the processes."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.all_reduce(tensor)
 
     def mean(self, tensors: Sequence[torch.Tensor]) -> None:
         """Set every tensor to its mean over the processes."""
@@ -43,6 +60,10 @@ class Processes:
             return
         from torch import distributed
 
+        if len(tensors) == 1:
+            distributed.all_reduce(tensors[0])
+            tensors[0].div_(self.count)
+            return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         distributed.all_reduce(flat)
         flat /= self.count
@@ -92,7 +113,12 @@ def by_environment() -> Processes:
     if count is None:
         return ALONE
     try:
-        return Processes(int(os.environ["RANK"]), int(count), int(os.environ["LOCAL_RANK"]))
+        return Processes(
+            int(os.environ["RANK"]),
+            int(count),
+            int(os.environ["LOCAL_RANK"]),
+            int(os.environ.get("LOCAL_WORLD_SIZE", "0")),
+        )
     except (KeyError, ValueError) as error:
         raise TrainingError(
             f"WORLD_SIZE is {count!r} but {error} is missing or no number; start with torchrun, or unset WORLD_SIZE"

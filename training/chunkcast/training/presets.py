@@ -56,6 +56,15 @@ BY_PREDICTION_TYPE: dict[str, Settings] = {
 }
 
 
+FINE_TUNING: Settings = {
+    # A tenth of a new policy's rate: the old tasks' weights are good already. The last checkpoint is played, since what
+    # was forgotten shows in success alone.
+    "learning_rate": 3e-4,
+    "epochs": 30,
+    "rollout_every": 1_000_000,
+}
+"""Where --rehearsal is named."""
+
 WITH_CAMERAS: Settings = {
     # A frame costs a thousand times what a state does: smaller steps, and each frame's worth taken more often.
     "batch_size": 128,
@@ -77,9 +86,11 @@ def default_settings(arguments: Sequence[str]) -> TrainConfig:
     for flags in (("--preset",), ("--denoiser",), ("--prediction-type", "--prediction_type")):
         named.add_argument(*flags, nargs="?")  # tyro refuses one without a value, or with an unknown one
     named.add_argument("--cameras", nargs="*")
+    named.add_argument("--rehearsal", nargs="?")
     given = named.parse_known_args(arguments)[0]
     settings = {
         **(WITH_CAMERAS if given.cameras else {}),
+        **(FINE_TUNING if given.rehearsal else {}),
         **BY_DENOISER.get(given.denoiser, {}),
         **BY_PREDICTION_TYPE.get(given.prediction_type, {}),
         **PRESETS.get(given.preset, {}),

@@ -57,12 +57,12 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
     from chunkcast.training.training_rollouts import require_playable
 
     console = Console(stderr=True, quiet=not processes.writes)
-    with processes.in_turn():  # copies of large data, decoded videos
+    with processes.in_turn():  # the first may have to copy a large table
         demonstrations = read_demonstrations(config.data, config.memory)
-        bf16 = choose_bf16(config.precision, device)
-        if config.rollout_every:
-            require_playable(demonstrations.tasks)
-        trainer = Trainer(config, demonstrations, device, bf16, processes)
+    if config.rollout_every:
+        require_playable(demonstrations.tasks)
+    bf16 = choose_bf16(config.precision, device)
+    trainer = Trainer(config, demonstrations, device, bf16, processes)
     if trainer.progress.epoch >= config.epochs:
         if processes.writes:
             print(f"{config.out} is done: {trainer.progress.epoch} epochs; its learning rate has ended with the last")

@@ -70,6 +70,12 @@ class TrainConfig:
     start_from: Path | None = None
     """A bundle or a run whose weights and normalisation the network begins with, of the same shapes: to train a policy
     on, on these demonstrations."""
+    rehearsal: Path | None = None
+    """Demonstrations that the weights of --start-from were trained on: rehearsed beside the new ones of --data, so that
+    old tasks are not forgotten. The learning rate and the epochs are then those of fine-tuning, where nothing else is
+    said."""
+    rehearsal_share: float = 0.5
+    """Of a batch's windows, those that are rehearsed."""
     noise_only_fraction: float = 0.9
     """Share of the training windows at the last timestep, where nothing of the chunk is left and the first evaluation
     starts; the others are drawn from all timesteps alike. A policy that is sampled in few evaluations needs it most."""
@@ -209,6 +215,12 @@ class TrainConfig:
         if not 0 <= self.max_committed_steps < self.horizon:
             raise TrainingError(
                 f"--max-committed-steps must lie in [0, --horizon {self.horizon}), got {self.max_committed_steps}"
+            )
+        self._require("rehearsal_share", 0.0 < self.rehearsal_share < 1.0, "lie in (0, 1)")
+        if self.rehearsal is not None and (self.start_from is None or self.cameras or self.windows_per_episode):
+            raise TrainingError(
+                "--rehearsal goes with --start-from, and without --cameras and --windows-per-episode; the weights that "
+                "are to be kept are missing, or cannot be rehearsed so"
             )
         for name in ("committed_fraction", "noise_only_fraction", "motion_dropout"):
             self._require(name, 0.0 <= getattr(self, name) <= 1.0, "lie in [0, 1]")

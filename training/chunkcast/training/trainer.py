@@ -11,15 +11,13 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from chunkcast.training.checkpoint import (
     LAST_CHECKPOINT,
@@ -42,7 +40,6 @@ from chunkcast.training.history import EpochRecord
 from chunkcast.training.language.instruction_table import told_instructions
 from chunkcast.training.new_policy import new_policy, policy_config_of
 from chunkcast.training.objective import Objective
-from chunkcast.training.optimizer_state import optimizer_tensors, restore_optimizer
 from chunkcast.training.run_checkpoints import RunCheckpoints
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.state_differences import previous_of
@@ -51,6 +48,7 @@ from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import by_task, by_timestep, window_errors
 from chunkcast.training.vision.seen import frames_facts, what_is_seen
 from chunkcast.training.warm_start import start_from, weights_file
+from chunkcast.training.weight_update import WeightUpdate
 from chunkcast.training.windows import Windows, split_by_episode
 
 VALIDATION_EVALUATIONS = 4
@@ -80,9 +78,6 @@ class Trainer:
         bf16: bool,
         processes: Processes = ALONE,
     ) -> None:
-        from diffusers.optimization import get_cosine_schedule_with_warmup
-        from diffusers.training_utils import EMAModel
-
         if config.batch_size % processes.count:
             raise TrainingError(
                 f"--batch-size {config.batch_size} cannot be shared by {processes.count} processes; take a multiple"
@@ -92,7 +87,8 @@ class Trainer:
 
         self.instructions = told_instructions(demonstrations.tasks, config.text_encoder, config.instructions)
 
-        self.seen = what_is_seen(config, demonstrations, train_episodes, device)
+        with processes.in_turn():  # the first may have to decode videos
+            self.seen = what_is_seen(config, demonstrations, train_episodes, device)
 
         def windows(episodes: Any, limit: int | None = None) -> Windows:
             return Windows(
@@ -130,21 +126,9 @@ class Trainer:
             bf16=bf16,
             previous=() if self.seen else previous_of(demonstrations.manifest["state"]["elements"]),
         )
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, config.adam_beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
         self.epoch_windows = self.training.epoch_size(config.windows_per_episode)
         self.steps_per_epoch = max(1, self.epoch_windows // config.batch_size)
-        self.schedule = get_cosine_schedule_with_warmup(
-            self.optimizer, config.warmup_steps, config.epochs * self.steps_per_epoch
-        )
-        self.ema = EMAModel(
-            self.policy.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
-        )
+        self.update = WeightUpdate(self.policy, config, config.epochs * self.steps_per_epoch, processes)
         self._standing_codes: set[str] = set()
         self.checkpoints = RunCheckpoints(config)
         self.progress = Progress(epoch=0, step=0, best_validation_loss=float("inf"), best_epoch=0)
@@ -197,13 +181,13 @@ class Trainer:
             started = time.monotonic()
             train = self._train_epoch(epoch, on_step)
             trained_for = time.monotonic() - started
-            with self._averaged_weights():
+            with self.update.averaged():
                 validation = self._validate()
             record = EpochRecord(
                 epoch=epoch,
                 step=self.progress.step + self.steps_per_epoch,
                 samples_per_second=self.steps_per_epoch * min(self.config.batch_size, self.epoch_windows) / trained_for,
-                learning_rate=self.schedule.get_last_lr()[0],
+                learning_rate=self.update.learning_rate,
                 seconds=time.monotonic() - started,
                 **train,
                 **validation,
@@ -230,15 +214,8 @@ class Trainer:
         objective, noise_mse, counted, norm = (torch.zeros((), device=self.device) for _ in range(4))
         for step, batch in enumerate(batches):
             mean_loss, loss = self.objective.loss(batch, draws)
-            self.optimizer.zero_grad(set_to_none=True)
-            mean_loss.backward()  # type: ignore[no-untyped-call]
-            mean_loss = mean_loss.detach()
-            gradients = [parameter.grad for parameter in self.policy.parameters() if parameter.grad is not None]
-            self.processes.mean([mean_loss, *gradients])
-            norm += nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.gradient_clip)
-            self.optimizer.step()
-            self.schedule.step()
-            self.ema.step(self.policy.parameters())
+            mean_loss, step_norm = self.update.step(mean_loss)
+            norm += step_norm
             objective += loss.objective.sum()
             noise_mse += loss.noise_mse.sum()
             counted += len(loss.objective)
@@ -307,13 +284,14 @@ class Trainer:
 
     def _write(self, record: EpochRecord, progress: Progress, best: bool) -> None:
         weights = {f"model.{name}": value for name, value in self.policy.state_dict().items()}
-        with self._averaged_weights():
+        with self.update.averaged():
             averaged = {f"ema.{name}": value.clone() for name, value in self.policy.state_dict().items()}
 
         def checkpoint(tensors: dict[str, torch.Tensor]) -> Checkpoint:
             return Checkpoint(self.policy_config, self.instructions, self.run_facts, progress, tensors)
 
-        whole = {**weights, **averaged, **optimizer_tensors(self.optimizer)}
+        optimizer = {f"optimizer.{name}": value for name, value in self.update.tensors().items()}
+        whole = {**weights, **averaged, **optimizer}
         self.checkpoints.write(record, best, checkpoint(averaged), checkpoint(whole))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -325,23 +303,12 @@ class Trainer:
                 "settings and demonstrations on the same kind of processor, or choose another --out"
             )
         self.policy.load_state_dict(checkpoint.part("model"))
-        restore_optimizer(self.optimizer, self.schedule, checkpoint.part("optimizer"), checkpoint.progress.step)
         averaged = checkpoint.part("ema")
-        self.ema.shadow_params = [averaged[name].to(self.device).clone() for name, _ in self.policy.named_parameters()]
-        self.ema.optimization_step = checkpoint.progress.step
+        averages = [averaged[name] for name, value in self.policy.named_parameters() if value.requires_grad]
+        self.update.restore(checkpoint.part("optimizer"), averages, checkpoint.progress.step)
         self.checkpoints.top.resume(checkpoint.progress.epoch)
         self.progress, self.run_facts = checkpoint.progress, checkpoint.run
         self._standing_codes = {finding.code for finding in self._findings()}  # said before the interruption
-
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        """The policy holds the averaged weights inside this block."""
-        self.ema.store(self.policy.parameters())
-        self.ema.copy_to(self.policy.parameters())
-        try:
-            yield
-        finally:
-            self.ema.restore(self.policy.parameters())
 
 
 def _weights_sha256(source: Path | None) -> str | None:

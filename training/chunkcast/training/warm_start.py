@@ -1,12 +1,12 @@
 """Weights to begin with: those of a bundle, or of another run.
 
 A bundle's graph names its weights as the policy's module does, so a shipped policy can be trained on: on further
-demonstrations, or for longer. Its normalisation comes with it, since the weights mean nothing without.
+demonstrations, of further tasks, or for longer. Its normalisation comes with it: the weights mean nothing without.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from chunkcast.training.export.specification import PREDICTION_TYPES, sampler_na
 from chunkcast.training.export.tracing import WEIGHT_PREFIX
 from chunkcast.training.files import sha256_of
 from chunkcast.training.language.instructions import Instructions
+from chunkcast.training.new_tasks import with_more_tasks
 from chunkcast.training.policy import DiffusionPolicy, PolicyConfig
 
 PRIVILEGED = "privileged."
@@ -58,6 +59,12 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
     """
     found = _of_bundle(source) if (source / SPEC_NAME).is_file() else _of_run(weights_file(source, last_checkpoint))
     again = "train with the settings that it was trained with"
+    if not instructions.encoder and set(found.told) < set(instructions.tasks) and not policy.config.views:
+        found = replace(
+            found,
+            weights=with_more_tasks(found.weights, found.told, policy, instructions.tasks),
+            told=instructions.tasks,
+        )
     own = policy.state_dict()
     # What was learned beside acting is not in a bundle, and not needed to act; and what is empty is nowhere.
     implied = found.implied | {name for name, value in own.items() if name.startswith(PRIVILEGED) or not value.numel()}

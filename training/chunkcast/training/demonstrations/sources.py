@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.episodes import Demonstrations, joined
 from chunkcast.training.demonstrations.lerobot.layout import is_lerobot
 from chunkcast.training.demonstrations.lerobot.reader import read_lerobot
 from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.demonstrations.table import read_table
+from chunkcast.training.train_config import TrainConfig
 
 IN_MEMORY = Memory()
 
@@ -24,3 +25,15 @@ def read_demonstrations(folder: Path, memory: Memory = IN_MEMORY) -> Demonstrati
         DemonstrationsError: there is neither, or it is damaged or of another version.
     """
     return read_lerobot(folder, memory) if is_lerobot(folder) else read_table(folder, memory)
+
+
+def read_training_data(config: TrainConfig) -> tuple[Demonstrations, int]:
+    """What a run trains on: its new demonstrations and then those that it rehearses; and how many episodes are new.
+
+    Raises:
+        DemonstrationsError: as ``read_demonstrations``, or they are of different robots.
+    """
+    new = read_demonstrations(config.data, config.memory)
+    if config.rehearsal is None:
+        return new, len(new.episode_tasks)
+    return joined([new, read_demonstrations(config.rehearsal, config.memory)]), len(new.episode_tasks)
