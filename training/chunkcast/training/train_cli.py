@@ -48,7 +48,7 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
     from rich.console import Console
 
     from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, epoch_checkpoint
-    from chunkcast.training.demonstrations.sources import read_demonstrations
+    from chunkcast.training.demonstrations.sources import read_training_data
     from chunkcast.training.files import write_json
     from chunkcast.training.health.judge import judge, run_settings
     from chunkcast.training.run_display import run_shown
@@ -58,11 +58,11 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
 
     console = Console(stderr=True, quiet=not processes.writes)
     with processes.in_turn():  # the first may have to copy a large table
-        demonstrations = read_demonstrations(config.data, config.memory)
+        demonstrations, new_episodes = read_training_data(config)
     if config.rollout_every:
         require_playable(demonstrations.tasks)
     bf16 = choose_bf16(config.precision, device)
-    trainer = Trainer(config, demonstrations, device, bf16, processes)
+    trainer = Trainer(config, demonstrations, device, bf16, processes, new_episodes)
     if trainer.progress.epoch >= config.epochs:
         if processes.writes:
             print(f"{config.out} is done: {trainer.progress.epoch} epochs; its learning rate has ended with the last")
@@ -93,8 +93,28 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
     )
     for candidate in by_success(trainer.checkpoints.top.candidates)[: config.keep_best]:
         print(f"{config.out / epoch_checkpoint(candidate.epoch)}: {told(candidate)}")
+    if new_episodes is not None and config.rollout_every:
+        new_tasks = sorted(set(demonstrations.episode_tasks[:new_episodes]))
+        _print_fine_tuning(config, new_tasks, sorted(set(demonstrations.episode_tasks[new_episodes:])))
     if not config.rollout_every:
         print("A low loss proves no success: measure it with chunkcast-export and chunkcast-sim.")
+
+
+def _print_fine_tuning(config: TrainConfig, new_tasks: list[str], old_tasks: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from chunkcast.training.fine_tuning_report import fine_tuning_report
+
+    # Demonstrations may be further ones of a task that is rehearsed too.
+    new_tasks = [task for task in new_tasks if task not in old_tasks] or new_tasks
+    with Console(stderr=True).status("playing old and new tasks"):
+        report = fine_tuning_report(config, new_tasks, old_tasks)
+    table = Table("", "success", "95 %", "episodes", title=f"{config.out}, through the server")
+    for each in report:
+        low, high = each.ci95
+        table.add_row(each.what, f"{each.rate:.1%}", f"{low:.1%} - {high:.1%}", str(each.episodes))
+    Console().print(table)
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:

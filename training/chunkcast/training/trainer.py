@@ -40,6 +40,7 @@ from chunkcast.training.history import EpochRecord
 from chunkcast.training.language.instruction_table import told_instructions
 from chunkcast.training.new_policy import new_policy, policy_config_of
 from chunkcast.training.objective import Objective
+from chunkcast.training.rehearsal import Rehearsal
 from chunkcast.training.run_checkpoints import RunCheckpoints
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.state_differences import previous_of
@@ -64,6 +65,7 @@ class Trainer:
         device: where to train.
         bf16: autocast to bfloat16.
         processes: that train together; each holds its part of a batch, and the rest of everything.
+        new_episodes: the first ones, where the others are rehearsed; ``None`` where none are.
 
     Raises:
         CheckpointError: ``config.resume`` is set and the last checkpoint is of other settings or data.
@@ -77,6 +79,7 @@ class Trainer:
         device: torch.device,
         bf16: bool,
         processes: Processes = ALONE,
+        new_episodes: int | None = None,
     ) -> None:
         if config.batch_size % processes.count:
             raise TrainingError(
@@ -104,6 +107,11 @@ class Trainer:
 
         self.training = windows(train_episodes)
         self.validation = windows(validation_episodes, config.validation_windows)
+        self._rehearsal = (
+            Rehearsal(self.training.rehearsed_from(new_episodes), config.rehearsal_share)
+            if new_episodes is not None
+            else None
+        )
         torch.manual_seed(config.seed)
         statistics = row_statistics(
             demonstrations.states.narrowed(self.seen.state_entries) if self.seen else demonstrations.states,
@@ -209,7 +217,7 @@ class Trainer:
         self.policy.train()
         draws = Draws(generator, self.processes.rank, self.processes.count)
         batches = self.training.shuffled(
-            self.config.batch_size, generator, self.config.windows_per_episode, self.processes
+            self.config.batch_size, generator, self.config.windows_per_episode, self.processes, self._rehearsal
         )
         objective, noise_mse, counted, norm = (torch.zeros((), device=self.device) for _ in range(4))
         for step, batch in enumerate(batches):

@@ -21,6 +21,7 @@ from chunkcast.training.distributed import ALONE, Processes
 from chunkcast.training.draws import Draws
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.language.instructions import Instructions
+from chunkcast.training.rehearsal import Rehearsal
 from chunkcast.training.vision.frame_tensors import FrameTensors
 
 
@@ -190,8 +191,17 @@ class Windows:
             return len(self)
         return int(torch.bincount(self._episode).clamp(max=per_episode).sum())
 
+    def rehearsed_from(self, episode: int) -> torch.Tensor:
+        """Bool ``[N]``: the windows of ``episode`` and those after it."""
+        return self._episode >= episode
+
     def shuffled(
-        self, batch_size: int, generator: torch.Generator, per_episode: int = 0, processes: Processes = ALONE
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        per_episode: int = 0,
+        processes: Processes = ALONE,
+        rehearsal: Rehearsal | None = None,
     ) -> Iterator[Batch]:
         """One epoch of full batches in an order drawn from ``generator``, each window told by a phrase drawn from it;
         the rest of a division is left out.
@@ -200,6 +210,7 @@ class Windows:
             batch_size: windows of a batch, of all processes together.
             per_episode: as many windows of each episode at most, drawn anew; 0 for all.
             processes: of a batch's windows this one takes its own, in turns.
+            rehearsal: what a share of each batch is taken from; new windows are repeated until the epoch is full.
         """
         draws = Draws(generator, processes.rank, processes.count)
         order = torch.randperm(len(self), generator=generator)
@@ -211,6 +222,8 @@ class Windows:
             order = order[by_episode[chosen].sort().values]
         # Every process has as many of each batch.
         batch_size = min(batch_size, len(order) // processes.count * processes.count)
+        if rehearsal:
+            order = rehearsal.order(len(order) // batch_size, batch_size, generator)
         phrases = self._embeddings.shape[1]
         for first in range(0, len(order) - batch_size + 1, batch_size):
             chosen = draws.own(order[first : first + batch_size])

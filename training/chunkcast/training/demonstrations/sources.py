@@ -27,13 +27,14 @@ def read_demonstrations(folder: Path, memory: Memory = IN_MEMORY) -> Demonstrati
     return read_lerobot(folder, memory) if is_lerobot(folder) else read_table(folder, memory)
 
 
-def read_training_data(config: TrainConfig) -> tuple[Demonstrations, int]:
-    """What a run trains on: its new demonstrations and then those that it rehearses; and how many episodes are new.
+def read_training_data(config: TrainConfig) -> tuple[Demonstrations, int | None]:
+    """What a run trains on: its new demonstrations and then those that it rehearses; and how many episodes are new,
+    ``None`` where nothing is rehearsed.
 
     Raises:
         DemonstrationsError: as ``read_demonstrations``, or they are of different robots.
     """
     new = read_demonstrations(config.data, config.memory)
     if config.rehearsal is None:
-        return new, len(new.episode_tasks)
+        return new, None
     return joined([new, read_demonstrations(config.rehearsal, config.memory)]), len(new.episode_tasks)

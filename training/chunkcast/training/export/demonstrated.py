@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from chunkcast.training.checkpoint import Checkpoint
-from chunkcast.training.demonstrations.sources import read_demonstrations
+from chunkcast.training.demonstrations.sources import read_training_data
 from chunkcast.training.errors import ExportError
 from chunkcast.training.export.policy_graph import (
     ACTIONS_INPUT,
@@ -50,7 +50,7 @@ def demonstrated_observations(
         name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
     }
     config = TrainConfig(**{name: value for name, value in settings.items() if name in known and value is not None})
-    demonstrations = read_demonstrations(config.data, config.memory)
+    demonstrations, _ = read_training_data(config)
     if demonstrations.sha256 != checkpoint.run["data_sha256"]:
         raise ExportError(f"{config.data} has other demonstrations than the run's; name the run's with --data")
     trained, held_out = split_by_episode(demonstrations, config.validation_fraction, config.seed)
