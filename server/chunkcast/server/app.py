@@ -18,24 +18,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from chunkcast.server.admin_service import AdminService
-from chunkcast.server.batcher import BatcherConfig
 from chunkcast.server.config import ServeConfig
-from chunkcast.server.connections import ConnectionAges
-from chunkcast.server.errors import BundleError
-from chunkcast.server.policies import EngineConfig, Policies
+from chunkcast.server.policies import Policies
 from chunkcast.server.security.authentication import Authentication
 from chunkcast.server.security.certificates import ServerCertificate
-from chunkcast.server.security.limits import ClientLimits
 from chunkcast.server.security.secret_files import SecretFiles
 from chunkcast.server.service import PolicyService
+from chunkcast.server.serving import SERVICE_NAME, SWITCH_SECONDS, Serving
 from chunkcast.server.statistics import ServerStatistics
 from chunkcast.server.status.live import LiveHistory
-from chunkcast.server.store import Store
-from chunkcast.server.tracing import NoTracing, OpenTelemetry, Tracing
+from chunkcast.server.tracing import Tracing
 from chunkcast.server.transport import admin_server, bind, data_server
 from chunkcast.server.web import WebPage
 from chunkcast.v1 import admin_pb2, admin_pb2_grpc
-from chunkcast.v1 import policy_pb2 as pb
 from chunkcast.v1 import policy_pb2_grpc as pb_grpc
 
 SPARE_CALLS = 64
@@ -50,12 +45,6 @@ NOTICE_SECONDS = 1.0
 WATCH_SECONDS = 1.0
 """Between two looks at the files of certificates and tokens."""
 
-SWITCH_SECONDS = 0.0002
-"""How long a thread waits for Python's lock before it asks for it. By default 5 ms: a batch that is done would lie
-there for longer than it took to compute, while the event loop reads and writes (32 robots: 2,000 chunks/s; with this
-3,000)."""
-
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
 ADMIN_SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 log = structlog.get_logger()
@@ -114,31 +103,15 @@ async def start_server(config: ServeConfig) -> RunningServer:
     """
     started = time.perf_counter()
     secrets = SecretFiles(config)
-    tracing = OpenTelemetry.to_collector(config.traces, config.trace_share) if config.traces else NoTracing()
     if config.cpus:
         os.sched_setaffinity(0, config.cpus)
-    statistics = ServerStatistics()
-    policies = Policies(
-        statistics,
-        EngineConfig(config.threads, config.providers, config.health_share, config.text_encoders),
-        BatcherConfig(config.max_batch, config.max_delay_ms / 1e3, config.max_waiting),
-    )
-    store = Store(config.store, policies, statistics) if config.store else None
-    _load(config, policies, store)
-    ages = ConnectionAges(config.max_connection_age)
-    service = PolicyService(
-        policies,
-        statistics,
-        config.max_streams,
-        limits=ClientLimits(config.max_client_streams, config.max_client_rate),
-        ages=ages,
-        tracing=tracing,
-    )
+    serving = Serving.of(config)
+    policies, statistics, store, service = serving.policies, serving.statistics, serving.store, serving.service
     server = data_server(
         max_message_bytes=config.max_message_mb * 2**20,
         max_calls=config.max_streams + config.max_waiting + SPARE_CALLS,
         max_connections=CONNECTIONS_PER_STREAM * config.max_streams + SPARE_CALLS,
-        ages=ages,
+        ages=serving.ages,
         access=secrets.access(secrets.tokens, statistics),
     )
     pb_grpc.add_PolicyServiceServicer_to_server(service, server)
@@ -168,7 +141,7 @@ async def start_server(config: ServeConfig) -> RunningServer:
         _policies=policies,
         _health=health_servicer,
         _page=page,
-        _tracing=tracing,
+        _tracing=serving.tracing,
         _tasks=[asyncio.create_task(_watch_secrets(secrets, service, statistics), name="secrets")],
     )
     if page:
@@ -186,31 +159,6 @@ async def start_server(config: ServeConfig) -> RunningServer:
         seconds=round(time.perf_counter() - started, 3),
     )
     return running
-
-
-def _load(config: ServeConfig, policies: Policies, store: Store | None) -> None:
-    """Everything that is served from the start."""
-    folders = list(config.bundle)
-    if not folders:
-        assert store is not None
-        assert config.store is not None
-        folders = [config.store / name for name in store.names_by_age()]
-        if not folders:
-            raise BundleError(f"{config.store} holds no bundle; export one into it, or give --bundle DIR")
-    if store:
-        store.mark_seen()  # before loading: what appears meanwhile is for the watch
-    for folder in folders:
-        try:
-            version = policies.add(policies.prepare(folder))
-        except BundleError as refused:
-            # What was asked for by name must be served; of a store, what can be.
-            if config.bundle:
-                raise
-            log.warning("bundle refused", bundle=folder.name, reason=str(refused))
-            continue
-        policies.promote(version.spec.name, version.spec.version)
-    if not policies.promoted:
-        raise BundleError(f"{config.store} holds no bundle that can be served; the log says why of each")
 
 
 async def _watch_secrets(secrets: SecretFiles, service: PolicyService, statistics: ServerStatistics) -> None:

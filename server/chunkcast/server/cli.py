@@ -8,6 +8,9 @@ import sys
 from chunkcast.server.config import ServeConfig
 from chunkcast.server.errors import BadFlag, BundleError, ProviderMissing
 
+EXTRAS = {"opentelemetry": "otel", "ray": "ray"}
+"""What brings a package that is not among the server's own."""
+
 
 def main() -> None:
     """Console script: exit code 0 after a drain, 2 on bad input."""
@@ -18,7 +21,7 @@ def main() -> None:
         _configure_log(config.log_format)
         _serve(config)
     except ModuleNotFoundError as error:
-        extra = "otel" if (error.name or "").startswith("opentelemetry") else "server"
+        extra = EXTRAS.get((error.name or "").partition(".")[0], "server")
         print(f"error: {error.name} is not installed; run pip install 'chunkcast[{extra}]'", file=sys.stderr)
         raise SystemExit(2) from None
     except (BadFlag, BundleError, ProviderMissing, OSError) as error:
@@ -27,6 +30,11 @@ def main() -> None:
 
 
 def _serve(config: ServeConfig) -> None:
+    if config.ray:
+        from chunkcast.server.on_ray.deploy import serve_on_ray
+
+        serve_on_ray(config)
+        return
     import asyncio
 
     from chunkcast.server.app import serve

@@ -93,6 +93,23 @@ class ServeConfig:
     each stream and chunk. Needs the extra otel."""
     trace_share: float = 1.0
     """Share of the streams that are traced, 0 to 1, where their robot does not say."""
+    ray: bool = False
+    """Serve as a Ray Serve deployment: replicas behind Ray's proxy, which listens on all interfaces, in clear text and
+    to anyone (so it needs --insecure). Needs the extra ray."""
+    ray_address: str = ""
+    """A Ray cluster to deploy to, such as auto or ray://HOST:10001; by default one is started here and ends with this
+    program."""
+    ray_http_port: int = 8000
+    """Of Ray's HTTP proxy on loopback (/-/healthz, /-/routes), which comes with the gRPC one."""
+    replicas: int = 1
+    """With --ray: replicas, each with its own engine and its own metrics page, on the first free port from that of
+    --metrics-listen on."""
+    max_replicas: int = 0
+    """With --ray: as many when there are more than --streams-per-replica robots to each; 0 never adds any."""
+    streams_per_replica: int = 32
+    """With --ray and --max-replicas: robots that a replica is to serve, on average."""
+    replica_gpus: float = 0.0
+    """With --ray: of a GPU, what each replica takes."""
     log_format: str = "text"
     """text for people, json for machines; on standard error."""
 
@@ -106,9 +123,30 @@ class ServeConfig:
             raise BadFlag(f"--store {self.store} is no folder; make it, with bundles as its sub-folders")
         if self.text_encoders is not None and not self.text_encoders.is_dir():
             raise BadFlag(f"--text-encoders {self.text_encoders} is no folder; expected one with encoders in it")
+        self._check_ray()
         self._check_addresses()
         self._check_security()
         self._check_numbers()
+
+    def _check_ray(self) -> None:
+        if not self.ray:
+            if self.replicas != 1 or self.max_replicas or self.ray_address:
+                raise BadFlag("--replicas, --max-replicas and --ray-address go with --ray")
+            return
+        if not self.insecure:
+            raise BadFlag(
+                "--ray: Ray's proxy listens on all interfaces, in clear text, to anyone; pass --insecure on a network "
+                "that you trust"
+            )
+        for flag in ("tls_cert", "tls_client_ca", "token_file", "admin_token_file", "store"):
+            if getattr(self, flag) is not None:
+                raise BadFlag(f"--ray: --{flag.replace('_', '-')} is for this server's own ports; leave it out")
+        if self.replicas < 1 or self.max_replicas < 0 or self.streams_per_replica < 1 or self.replica_gpus < 0.0:
+            raise BadFlag(
+                "--replicas and --streams-per-replica must be at least 1, --max-replicas and --replica-gpus 0 or more"
+            )
+        if self.listen.endswith(":0"):
+            raise BadFlag("--ray: every node's proxy has the same port; name one with --listen 0.0.0.0:PORT")
 
     def _check_addresses(self) -> None:
         addresses = {

@@ -1,0 +1,110 @@
+"""``chunkcast-serve --ray``: replicas of the servicer on a Ray cluster, and their life until SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from typing import Any
+
+import structlog
+
+from chunkcast.server.config import ServeConfig
+from chunkcast.server.errors import BadFlag
+from chunkcast.server.on_ray.replica import PolicyReplica, for_replicas
+
+APPLICATION = "chunkcast"
+SERVICERS = [
+    "chunkcast.v1.policy_pb2_grpc.add_PolicyServiceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+]
+SPARE_CALLS = 64
+"""A replica's, beside its streams: health probes, specifications, outcomes."""
+
+HEALTH_SECONDS = 2.0
+"""Between two looks at a replica; one that died is noticed when its actor ends, without them."""
+
+log = structlog.get_logger()
+
+
+def deployment(config: ServeConfig) -> Any:
+    """The application, for ``ray.serve.run`` or ``serve run``.
+
+    Args:
+        config: as of ``chunkcast-serve``; ``replicas``, ``max_replicas`` and ``streams_per_replica`` say how many.
+    """
+    from ray import serve
+
+    scale: dict[str, Any] = {"num_replicas": config.replicas}
+    if config.max_replicas > config.replicas:
+        scale = {
+            "autoscaling_config": {
+                "min_replicas": config.replicas,
+                "max_replicas": config.max_replicas,
+                "target_ongoing_requests": config.streams_per_replica,
+            }
+        }
+    made: Any = serve.deployment(
+        PolicyReplica,
+        name="policy",
+        max_ongoing_requests=config.max_streams + SPARE_CALLS,
+        health_check_period_s=HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=config.drain_seconds,
+        ray_actor_options={"num_cpus": config.threads, "num_gpus": config.replica_gpus},
+        **scale,
+    )
+    return made.bind(for_replicas(config))
+
+
+def serve_on_ray(config: ServeConfig) -> None:
+    """Deploy, say when it is ready, and take it down on SIGTERM or Ctrl-C.
+
+    Raises:
+        BadFlag: the port is taken, or the cluster cannot be reached.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+
+    port = int(config.listen.rsplit(":", 1)[1])
+    if not config.ray_address:
+        _require_free(port)
+    try:
+        ray.init(
+            address=config.ray_address or "local",
+            namespace=APPLICATION,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            include_dashboard=False if not config.ray_address else None,
+            configure_logging=True,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BadFlag(f"--ray-address {config.ray_address}: no Ray cluster ({str(error).splitlines()[0]})") from None
+    try:
+        serve.start(
+            proxy_location=ProxyLocation.EveryNode,
+            http_options=HTTPOptions(host="127.0.0.1", port=config.ray_http_port),
+            grpc_options=gRPCOptions(port=port, grpc_servicer_functions=SERVICERS),
+        )
+        serve.run(deployment(config), name=APPLICATION, route_prefix="/")
+        # Only now: Ray has put handlers of its own in place, which would abort.
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        log.info("ready", port=port, replicas=config.replicas, most=max(config.max_replicas, config.replicas))
+        print(f"ready grpc=0.0.0.0:{port} replicas={config.replicas}", flush=True)
+        stop.wait()
+        log.info("stopping")
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise BadFlag(f"--listen: port {port} cannot be had ({error.strerror})") from None
