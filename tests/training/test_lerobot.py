@@ -176,7 +176,7 @@ class Foreign:
         place = self.folder / "videos/observation.images.front/chunk-000"
         episodes = []
         for file in range(2):
-            video = _WideVideo(place / f"file-{file:03d}.mp4", FPS, 48)
+            video = VideoWriter(place / f"file-{file:03d}.mp4", FPS, 48, 64)
             for episode in (2 * file, 2 * file + 1):
                 begin = video.frames
                 video.write(self.pictures[starts[episode] : starts[episode + 1]])
@@ -191,12 +191,6 @@ class Foreign:
                 )
             video.close()
         pq.write_table(pa.Table.from_pylist(episodes), self.folder / "meta/episodes/chunk-000/file-000.parquet")
-
-
-class _WideVideo(VideoWriter):
-    def __init__(self, file: Path, fps: int, size: int) -> None:
-        super().__init__(file, fps, size)
-        self._stream.width = 64
 
 
 def test_another_robots_set(tmp_path: Path) -> None:

@@ -7,20 +7,33 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from chunkcast.simulation.ray_workers import RayWorkers
 from chunkcast.training.errors import TrainingError
 
 
 @contextmanager
-def worker_processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_processes(workers: int, ray_address: str = "") -> Iterator[Executor]:
     """A pool of processes; what is pending is cancelled at the block's end.
 
+    Args:
+        workers: processes on this machine.
+        ray_address: of a Ray cluster whose processors take their place.
+
     Raises:
+        NoCluster: there is none at ``ray_address``.
         TrainingError: one was ended from outside.
     """
+    if ray_address:
+        cluster = RayWorkers(ray_address)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown(cancel_futures=True)
+        return
     # spawn: a forked process inherits locks that other threads hold.
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:

@@ -8,16 +8,17 @@ import statistics
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
 from chunkcast.client import Credentials, PlaybackConfig, PolicyUnavailable
 from chunkcast.client.sim.difficulty import by_difficulty
-from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, play_episode, start_worker
+from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, connect_worker, play_episode, start_worker
 from chunkcast.client.sim.phrasing import task_of
 from chunkcast.client.sim.success import success_rate
+from chunkcast.simulation.ray_workers import RayWorkers
 from chunkcast.v1 import policy_pb2 as pb
 
 INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM}
@@ -33,22 +34,27 @@ def play_all(
     playback: PlaybackConfig,
     workers: int,
     on_episode: Callable[[EpisodeResult], None],
+    ray_address: str = "",
 ) -> list[EpisodeResult]:
     """Play every job; results in the jobs' order.
 
     Args:
+        workers: processes on this machine.
+        ray_address: of a Ray cluster that plays in their place, an episode a processor.
         on_episode: called as each is done.
 
     Raises:
         ChunkcastError: a worker lost the server, or the server refused it; the rest is cancelled.
+        NoCluster: there is none at ``ray_address``.
     """
-    # spawn: gRPC's threads do not survive a fork.
-    executor = ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=start_worker,
-        initargs=(target, policy, playback, credentials),
-    )
+    setup = (target, policy, playback, credentials)
+    executor: Executor
+    if ray_address:
+        executor = RayWorkers(ray_address, connect_worker, setup)
+    else:
+        # spawn: gRPC's threads do not survive a fork.
+        spawn = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(workers, spawn, initializer=start_worker, initargs=setup)
     try:
         with _uninterrupted():
             futures = [executor.submit(play_episode, job) for job in jobs]

@@ -69,6 +69,9 @@ class SimConfig(ConnectionFlags):
     play meanwhile are sent along for the policy to continue."""
     workers: int = os.cpu_count() or 1
     """Parallel processes, each a robot with its own stream."""
+    ray_address: str = ""
+    """A Ray cluster that plays in place of --workers, an episode a processor, such as auto or ray://HOST:10001. Its
+    machines must reach --server."""
     instructions: Path | None = None
     """Table of instructions (TOML) to tell the policy from, in --phrasing's words; by default it is told its own."""
     phrasing: Literal["instruction", "paraphrases", "held_out"] | None = None
@@ -105,6 +108,11 @@ class SimConfig(ConnectionFlags):
             self.require_usable(self.server)
         except ValueError as error:
             raise BadFlag(str(error)) from None
+        if self.ray_address and (self.bundle is not None or self.video is not None or self.trace is not None):
+            raise BadFlag(
+                "--ray-address plays on other machines, which reach --server and not a private one's loopback address, "
+                "and keep no --video or --trace"
+            )
         if self.metrics and self.bundle is None:
             raise BadFlag("--metrics goes with --bundle; a running server has its own page")
         if self.health_share is not None and self.bundle is None:
@@ -270,6 +278,7 @@ def sim_command(config: SimConfig, target: str) -> None:
             playback=playback,
             workers=min(config.workers, len(jobs)),
             on_episode=on_episode,
+            ray_address=config.ray_address,
         )
     if not any(result.chunk_seconds for result in results):
         raise BadFlag(
@@ -295,6 +304,7 @@ def sim_command(config: SimConfig, target: str) -> None:
         **summarize(results),
         "seconds": round(time.monotonic() - started, 2),
         "workers": config.workers,
+        "ray_address": config.ray_address or None,
         "command": shlex.join(["chunkcast-sim", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }

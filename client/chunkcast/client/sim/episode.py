@@ -202,7 +202,6 @@ _robot: SimulatedRobot | None = None
 
 def start_worker(target: str, policy: str, playback: PlaybackConfig, credentials: Credentials) -> None:
     """A worker process's beginning: leave Ctrl-C to the parent, end with it however it ends, connect."""
-    global _robot  # noqa: PLW0603 (a process pool's worker has no other place for its connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     parent = multiprocessing.parent_process()
@@ -213,6 +212,12 @@ def start_worker(target: str, policy: str, playback: PlaybackConfig, credentials
         os._exit(1)
 
     threading.Thread(target=follow, name="follow-parent", daemon=True).start()
+    connect_worker(target, policy, playback, credentials)
+
+
+def connect_worker(target: str, policy: str, playback: PlaybackConfig, credentials: Credentials) -> None:
+    """Connect a process, whoever started it."""
+    global _robot  # noqa: PLW0603 (a pool's worker has no other place for its connection)
     _robot = SimulatedRobot(target, policy, playback, credentials)
 
 

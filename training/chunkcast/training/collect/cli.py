@@ -48,6 +48,9 @@ class CollectConfig(FrameFlags):
     learned, so the demonstrations show how to come back from states off the expert's path."""
     workers: int = os.cpu_count() or 1
     """Parallel processes."""
+    ray_address: str = ""
+    """A Ray cluster that records in place of --workers, an episode a processor, such as auto or ray://HOST:10001. The
+    same seeds give the same table there."""
     overwrite: bool = False
     """Replace demonstrations that exist."""
 
@@ -78,7 +81,7 @@ def collect_command(config: CollectConfig) -> None:
     from chunkcast.simulation.metaworld_tasks import MT50, all_tasks, make_expert
     from chunkcast.simulation.rendering import choose_gl
     from chunkcast.training.demonstrations.lerobot.layout import is_lerobot
-    from chunkcast.training.demonstrations.lerobot.videos import require_av
+    from chunkcast.training.demonstrations.lerobot.videos import require_ffmpeg
     from chunkcast.training.demonstrations.table import MANIFEST_NAME
 
     there = (config.out / MANIFEST_NAME).exists() or is_lerobot(config.out)
@@ -92,7 +95,7 @@ def collect_command(config: CollectConfig) -> None:
     if frame_cameras(config):  # refuses an unknown one
         choose_gl(software=True)  # and a machine on which nothing can be rendered
         if config.format == "lerobot":
-            require_av()
+            require_ffmpeg()
     for task in tasks:
         make_expert(task)  # refuses an unknown one, before any process is started
     # A long collection must not be lost for want of a place to write it.
@@ -120,7 +123,9 @@ def _collect(config: CollectConfig, tasks: Sequence[str]) -> list[TaskDemonstrat
         def on_episode(task: str, kept: bool) -> None:
             progress.update(bar, description=task, advance=1 if kept else 0)
 
-        return collect(tasks, config.episodes, config.seed, config.noise, config.workers, on_episode)
+        return collect(
+            tasks, config.episodes, config.seed, config.noise, config.workers, on_episode, config.ray_address
+        )
 
 
 def _manifest(config: CollectConfig, results: Sequence[TaskDemonstrations]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def collect(
     noise: float,
     workers: int,
     on_episode: Callable[[str, bool], None] = lambda task, kept: None,
+    ray_address: str = "",
 ) -> list[TaskDemonstrations]:
     """For each task, the first ``episodes_per_task`` seeds from ``first_seed`` on whose episode succeeds.
 
@@ -44,12 +45,13 @@ def collect(
 
     Args:
         on_episode: called with the task and whether the episode was kept, as each is done.
+        ray_address: of a Ray cluster that records in place of the workers.
 
     Raises:
         TrainingError: a task's expert succeeds in fewer than one of ``MAX_ATTEMPTS_PER_EPISODE`` attempts.
     """
     results = []
-    with worker_processes(workers) as executor:
+    with worker_processes(workers, ray_address) as executor:
         with starting_workers():
             pending: dict[str, deque[Future[Episode | None]]] = {
                 task: deque(

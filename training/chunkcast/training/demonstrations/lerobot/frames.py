@@ -23,6 +23,7 @@ from chunkcast.training.frames.replay import compressed
 
 IMAGES = "observation.images."
 SHARD_EPISODES = 50
+COLOURS = 3
 QUALITY = 95
 """Of the JPEGs that decoded pictures are kept as."""
 
@@ -90,7 +91,7 @@ def _cameras(folder: Path, info: dict[str, Any], views: Sequence[str], size: int
             )
         facts = own.get(view, {"name": view, "quality": "full"})
         position = tuple(facts["position"]) if facts.get("position") else None
-        smaller = min(side for side in feature["shape"] if side != 3)
+        smaller = min(side for side in feature["shape"] if side != COLOURS)
         cameras.append(Camera(**{**facts, "view": view, "size": size or smaller, "position": position}))
     return tuple(cameras)
 
@@ -131,25 +132,30 @@ class _Pictures:
 
     def __init__(self, folder: Path, info: dict[str, Any], camera: Camera) -> None:
         self._folder, self._camera, self._fps = folder, camera, float(info["fps"])
+        feature = info["features"][IMAGES + camera.view]
+        # Height, width and colours; older sets have the colours first.
+        height, width = [side for side in feature["shape"] if side != COLOURS]
+        self._shape = (int(height), int(width))
         self._file: Path | None = None
-        self._read: Iterator[tuple[float, npt.NDArray[np.uint8]]] = iter(())
+        self._read: Iterator[npt.NDArray[np.uint8]] = iter(())
+        self._next = 0
 
     def take(self, chunk: int, file: int, begin: float, length: int) -> list[bytes]:
         """``length`` pictures from the time ``begin`` on, compressed."""
         place = VIDEO_PATH.format(video_key=IMAGES + self._camera.view, chunk_index=chunk, file_index=file)
         path = self._folder / place
         if path != self._file:
-            self._file, self._read = path, read_pictures(path)
+            self._file, self._read, self._next = path, read_pictures(path, *self._shape), 0
+        first = round(begin * self._fps)
         pictures: list[bytes] = []
-        half = 0.5 / self._fps
-        for time, picture in self._read:
-            if time < begin - half:
-                continue
-            if abs(time - (begin + len(pictures) / self._fps)) > half:
-                break
-            pictures.append(compressed(_square(picture, self._camera.size), QUALITY))
-            if len(pictures) == length:
-                return pictures
+        if first >= self._next:
+            for picture in self._read:
+                self._next += 1
+                if self._next <= first:
+                    continue
+                pictures.append(compressed(_square(picture, self._camera.size), QUALITY))
+                if len(pictures) == length:
+                    return pictures
         raise DemonstrationsError(f"{path} has no {length} pictures in a row from {begin:.3f} s on")
 
 

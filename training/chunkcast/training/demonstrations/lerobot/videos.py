@@ -1,9 +1,10 @@
-"""Episodes' pictures as MP4, and MP4 as pictures, by PyAV."""
+"""Episodes' pictures as MP4, and MP4 as pictures, by ffmpeg, which runs as a program of its own."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
-from fractions import Fraction
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,25 @@ from chunkcast.training.errors import DemonstrationsError, TrainingError
 
 CODEC = "libx264"
 PIXELS = "yuv420p"
-OPTIONS = {"crf": "8", "g": "2", "preset": "medium"}
+QUALITY = ["-crf", "8", "-g", "2", "-preset", "medium"]
 """A quarter of the JPEGs' size, and a brightness that differs by 1.5 of 255 in small pictures; every second picture
 stands alone, so that a random one is found at once."""
 
 
-def require_av() -> Any:
-    """PyAV.
+def require_ffmpeg() -> str:
+    """The ffmpeg that imageio-ffmpeg brings.
 
     Raises:
         TrainingError: it is not installed.
     """
     try:
-        import av
+        from imageio_ffmpeg import get_ffmpeg_exe
     except ModuleNotFoundError:
         raise TrainingError(
-            "videos of a LeRobotDataset need PyAV, which is not installed; run pip install 'chunkcast[lerobot]'"
+            "videos of a LeRobotDataset need imageio-ffmpeg, which is not installed; run "
+            "pip install 'chunkcast[lerobot]'"
         ) from None
-    return av
+    return str(get_ffmpeg_exe())
 
 
 class VideoWriter:
@@ -40,49 +42,51 @@ class VideoWriter:
     Args:
         file: to write.
         fps: pictures a second.
-        size: height and width, pixels, even.
+        height, width: of a picture, even.
 
     Raises:
         DemonstrationsError: the size is odd.
+
+    Attributes:
+        frames: pictures so far.
     """
 
-    def __init__(self, file: Path, fps: int, size: int) -> None:
-        if size % 2:
-            raise DemonstrationsError(f"a video's height and width are even, got {size}; choose another --image-size")
-        av = require_av()
+    def __init__(self, file: Path, fps: int, height: int, width: int) -> None:
+        if height % 2 or width % 2:
+            raise DemonstrationsError(f"a video's height and width are even, got {height} and {width}; choose others")
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._av, self._file, self._fps, self._size = av, file, fps, size
-        self._container = av.open(str(file), "w")
-        self._stream = self._container.add_stream(CODEC, rate=fps, options=OPTIONS)
-        self._stream.width = self._stream.height = size
-        self._stream.pix_fmt = PIXELS
-        self._stream.time_base = Fraction(1, fps)
-        self._open = True
+        self._file, self._fps, self._height, self._width = file, fps, height, width
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+        command = [require_ffmpeg(), "-loglevel", "error", "-y", *raw, "-c:v", CODEC, "-pix_fmt", PIXELS, *QUALITY]
+        self._ffmpeg = subprocess.Popen([*command, str(file)], stdin=subprocess.PIPE)
         self.frames = 0
-        self.bytes_written = 0
+
+    @property
+    def bytes_written(self) -> int:
+        """Of the file so far."""
+        return self._file.stat().st_size if self._file.is_file() else 0
 
     def write(self, pictures: npt.NDArray[np.uint8]) -> None:
         """Append ``pictures``, uint8 ``[T, H, W, 3]``."""
+        assert self._ffmpeg.stdin is not None
         for picture in pictures:
-            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts, frame.time_base = self.frames, Fraction(1, self._fps)
-            self._mux(self._stream.encode(frame))
+            self._ffmpeg.stdin.write(np.ascontiguousarray(picture).tobytes())
             self.frames += 1
 
-    def _mux(self, packets: Any) -> None:
-        for packet in packets:
-            self.bytes_written += packet.size
-            self._container.mux(packet)
-
     def close(self) -> dict[str, Any]:
-        """End the file; returns what ``meta/info.json`` says of it."""
-        if self._open:
-            self._mux(self._stream.encode())
-            self._container.close()
-            self._open = False
+        """End the file; returns what ``meta/info.json`` says of it.
+
+        Raises:
+            DemonstrationsError: ffmpeg could not write it; its own words are on standard error.
+        """
+        assert self._ffmpeg.stdin is not None
+        with suppress(BrokenPipeError):
+            self._ffmpeg.stdin.close()
+        if self._ffmpeg.wait():
+            raise DemonstrationsError(f"{self._file} could not be written; is there room for it?")
         return {
-            "video.height": self._size,
-            "video.width": self._size,
+            "video.height": self._height,
+            "video.width": self._width,
             "video.codec": "h264",
             "video.pix_fmt": PIXELS,
             "video.is_depth_map": False,
@@ -92,16 +96,27 @@ class VideoWriter:
         }
 
 
-def read_pictures(file: Path) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-    """Every picture of a video in order, with its time in seconds; uint8 ``[H, W, 3]``.
+def read_pictures(file: Path, height: int, width: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Every picture of a video in order, uint8 ``[H, W, 3]``; lerobot's are evenly spaced from the file's beginning.
+
+    Args:
+        height, width: of its pictures.
 
     Raises:
-        DemonstrationsError: it cannot be decoded.
+        DemonstrationsError: it is missing, or cannot be decoded.
     """
-    av = require_av()
-    try:
-        with av.open(str(file)) as container:
-            for frame in container.decode(video=0):
-                yield float(frame.time), frame.to_ndarray(format="rgb24")
-    except (av.FFmpegError, OSError) as error:
-        raise DemonstrationsError(f"{file} cannot be decoded ({error})") from None
+    if not file.is_file():
+        raise DemonstrationsError(f"{file} is missing; expected a whole LeRobotDataset")
+    raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-"]
+    command = [require_ffmpeg(), "-loglevel", "error", "-nostdin", "-i", str(file), *raw]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
+        assert ffmpeg.stdout is not None
+        assert ffmpeg.stderr is not None
+        try:
+            while len(frame := ffmpeg.stdout.read(height * width * 3)) == height * width * 3:
+                yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+            said = ffmpeg.stderr.read().decode(errors="replace").strip().splitlines()
+        finally:
+            ffmpeg.kill()  # who has seen enough does not wait for the rest
+    if said:
+        raise DemonstrationsError(f"{file} cannot be decoded ({said[0][:200]})")

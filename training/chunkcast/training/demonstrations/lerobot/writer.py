@@ -95,7 +95,7 @@ class LeRobotWriter:
 
     def _video(self, view: str, place: _Place) -> VideoWriter:
         file = self._aside / VIDEO_PATH.format(video_key=view, **place.indices)
-        return VideoWriter(file, self.fps, self.cameras[view])
+        return VideoWriter(file, self.fps, self.cameras[view], self.cameras[view])
 
     def add(self, episode: Episode, pictures: Mapping[str, npt.NDArray[np.uint8]] | None = None) -> None:
         """Append an episode.

@@ -1,0 +1,66 @@
+"""A Ray cluster in place of local processes: the same demonstrations, the same episodes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SHIPPED_BUNDLE, private_server
+
+BIN = Path(sys.executable).parent
+TASKS = ["drawer-close-v3", "reach-v3"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A cluster of one machine, as ``ray start`` makes it."""
+    head = ["--head", "--port", "0", "--num-cpus", "2", "--include-dashboard", "false", "--disable-usage-stats"]
+    started = subprocess.run([BIN / "ray", "start", *head], capture_output=True, text=True, check=False)
+    assert started.returncode == 0, started.stderr
+    yield "auto"
+    subprocess.run([BIN / "ray", "stop", "--force"], capture_output=True, check=True)
+
+
+def test_a_cluster_collects_the_same_demonstrations(cluster: str, tmp_path: Path) -> None:
+    collect = [BIN / "chunkcast-collect", "--tasks", *TASKS, "--episodes", "3", "--out"]
+    subprocess.run([*collect, tmp_path / "local"], check=True, capture_output=True)
+    subprocess.run([*collect, tmp_path / "ray", "--ray-address", cluster], check=True, capture_output=True)
+    name = "demonstrations.parquet"
+    assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+
+
+def test_a_cluster_plays_the_same_episodes(cluster: str, tmp_path: Path) -> None:
+    with private_server(SHIPPED_BUNDLE) as server:
+        play = [BIN / "chunkcast-sim", "--server", server.address, "--tasks", "drawer-close", "--episodes", "4"]
+        for name, flags in (("local", []), ("ray", ["--ray-address", cluster])):
+            command = [*play, "--seed", "500000", "--json", tmp_path / f"{name}.json", *flags]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    local, ray = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("local", "ray"))
+    assert ray["ray_address"] == cluster
+    assert ray["episodes"] == 4
+    assert ray["tasks"] == local["tasks"]
+
+
+def test_a_server_that_is_lost_ends_it_with_one_line(cluster: str) -> None:
+    play = [BIN / "chunkcast-sim", "--server", "127.0.0.1:9", "--ray-address", cluster, "--episodes", "1"]
+    done = subprocess.run(play, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_no_cluster_is_said_in_one_line(tmp_path: Path) -> None:
+    collect = [BIN / "chunkcast-collect", "--tasks", "reach-v3", "--episodes", "1", "--out", tmp_path / "x"]
+    done = subprocess.run([*collect, "--ray-address", "127.0.0.1:9"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no Ray cluster at '127.0.0.1:9'" in done.stderr
+    assert "Traceback" not in done.stderr
+    played = [BIN / "chunkcast-sim", "--bundle", SHIPPED_BUNDLE, "--ray-address", "auto"]
+    done = subprocess.run(played, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--ray-address plays on other machines" in done.stderr
