@@ -447,7 +447,7 @@ def test_two_policies_in_one_process(serve_bundle: ServeBundle, tmp_path: Path) 
             assert version_and_history(same, 9, HISTORY)[1] == [2, 3, 9]
             assert version_and_history(negative, 9, HISTORY)[1] == [-2, -3, -9]
         # With two there is no policy that an empty name could mean.
-        with pytest.raises(PolicyNotFound, match="policy '' is not served here; expected one of: same, negative"):
+        with pytest.raises(PolicyNotFound, match="this server has several policies; name one of: same, negative"):
             client.stream()
     for name in ("same", "negative"):
         assert metric(server, "chunkcast_chunks_total", policy=name, outcome="ok") == HISTORY + 1

@@ -234,6 +234,11 @@ def test_a_token_that_is_taken_away_ends_its_streams_and_its_successor_is_good_a
             stream.request(OBSERVATION, episode_id="e", step=2)
         mine.write_text(renewed)
         assert client.get_policy().name == "echo"
+        with client.stream() as last:
+            file.write_text("# nobody\n")  # the last line is taken away
+            until(lambda: last.over)
+        with pytest.raises(NotAllowed, match="unknown token"):
+            client.get_policy()
 
 
 def renewed_credentials(folder: Path, line: str) -> Credentials:
@@ -262,7 +267,7 @@ def test_operators_have_tokens_of_their_own(serve_bundle: ServeBundle, tmp_path:
     assert (listed.returncode, listed.stdout.splitlines()[1].split()[0]) == (0, "echo"), listed.stderr
     turned_away = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=60, check=False)
     assert turned_away.returncode == 1
-    assert turned_away.stderr == "error: this server asks for a bearer token; send authorization: Bearer TOKEN\n"
+    assert turned_away.stderr == "error: this server asks for a bearer token; send authorization: Bearer TOKEN (--token-file)\n"
 
     url, (name, token) = f"http://{server.metrics_address}", OPERATOR.split()
     basic = base64.b64encode(f"{name}:{token}".encode()).decode()
@@ -378,7 +383,7 @@ def test_a_connection_that_grows_old_is_left_without_a_lost_request(serve_bundle
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "has 0 tokens, expected 1 to 4096"),
+        ("", "has no token, expected 1 to 4096"),
         ("arm-1 short\n", "the token of arm-1 has 5 characters, expected 16 to 512"),
         ("only-one-word-in-this-line\n", "line 1 is not NAME TOKEN"),
         ("arm-1 " + "a" * 20 + "\narm-2 " + "a" * 20 + "\n", "arm-1 and arm-2 have the same token"),
@@ -446,7 +451,7 @@ def test_a_token_does_not_leave_the_machine_in_clear_text(tmp_path: Path) -> Non
     (tmp_path / "mine").write_text("two words here")
     with (
         PolicyClient("127.0.0.1:1", credentials=Credentials(token_file=tmp_path / "mine")) as client,
-        pytest.raises(NotAllowed, match="holds no token"),
+        pytest.raises(NotAllowed, match="has 3 words; expected one TOKEN"),
     ):
         client.get_policy()
 
@@ -555,6 +560,23 @@ def test_tokens_that_could_not_be_read_are_read_when_they_can(tmp_path: Path, mo
         patch.setattr(Path, "read_text", unreadable)
         kept.refresh()
         assert kept.holds(bearer)
+    kept.refresh()
+    assert not kept.holds(bearer)
+
+
+def test_a_file_that_is_empty_for_a_moment_takes_no_token_away(tmp_path: Path) -> None:
+    file = tokens(tmp_path / "tokens", ROBOT)
+    kept = TokenFile(file)
+    bearer = kept.bearer(ROBOT.split()[1])
+    assert bearer is not None
+    file.write_text("")  # as an editor leaves it before it writes
+    kept.refresh()
+    assert kept.holds(bearer)
+    tokens(file, ROBOT)
+    kept.refresh()
+    assert kept.holds(bearer)
+    file.write_text("")
+    kept.refresh()
     kept.refresh()
     assert not kept.holds(bearer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,8 @@ Command = List | Load | Promote | Rollback | Unload
 
 def main() -> None:
     """Console script: exit code 0 when it was done, 1 if the server refused or did not answer, 2 on bad input."""
+    # What gRPC says of a server that is not there would stand beside the one line that says it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import tyro
     except ModuleNotFoundError as error:
@@ -109,7 +112,7 @@ def _run(command: Command, config: AdminConfig) -> None:
     except grpc.RpcError as error:
         reason = str(error)
         if isinstance(error, grpc.Call):
-            absent = error.code() == grpc.StatusCode.UNAVAILABLE
+            absent = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED)
             details = str(error.details())
             reason = f"no admin service at {config.server} ({details})" if absent else details
         print(f"error: {reason}", file=sys.stderr)

@@ -70,7 +70,7 @@ class Credentials:
             return None
         import grpc
 
-        roots, key, certificate = (_read(path) for path in (self.ca, self.key, self.certificate))
+        roots, key, certificate = (_read_pem(path) for path in (self.ca, self.key, self.certificate))
         return grpc.ssl_channel_credentials(roots, key, certificate)
 
     def options(self) -> tuple[tuple[str, str], ...]:
@@ -89,7 +89,9 @@ class Credentials:
             words = (_read(self.token_file) or b"").decode("utf-8").split()
         except ValueError as error:
             raise NotAllowed(str(error)) from None
-        if not 1 <= len(words) <= 2 or not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", words[-1]):
+        if len(words) > 2:
+            raise NotAllowed(f"{self.token_file} has {len(words)} words; expected one TOKEN, or one NAME TOKEN")
+        if not words or not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", words[-1]):
             raise NotAllowed(f"{self.token_file} holds no token; expected TOKEN, or NAME TOKEN, on one line")
         return (("authorization", f"Bearer {words[-1]}"),)
 
@@ -108,6 +110,18 @@ def _read(path: Path | None) -> bytes | None:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _read_pem(path: Path | None) -> bytes | None:
+    """A file of certificates or a key.
+
+    Raises:
+        ValueError: it cannot be read, or is none.
+    """
+    content = _read(path)
+    if content is not None and b"-----BEGIN" not in content:
+        raise ValueError(f"{path} is no PEM file; expected -----BEGIN CERTIFICATE----- or a key")
+    return content
 
 
 def _is_local(target: str) -> bool:

@@ -77,7 +77,11 @@ class PolicyClient:
             grpc.channel_ready_future(self._channel).result(timeout)
         except grpc.FutureTimeoutError:
             reason = self._reason()
-            raise PolicyUnavailable(f"no server is ready at {self.target} after {timeout:g} s ({reason})") from None
+            hint = "" if self._credentials.encrypted else "; if it speaks TLS, give its authority (--tls-ca)"
+            hint = hint if "Socket closed" in reason or "recvmsg" in reason else ""
+            raise PolicyUnavailable(
+                f"no server is ready at {self.target} after {timeout:g} s ({reason}){hint}"
+            ) from None
 
     def list_policies(self) -> Sequence[pb.PolicySpec]:
         """The specifications of the policies served.

@@ -150,6 +150,8 @@ async def start_server(config: ServeConfig) -> RunningServer:
         running._tasks.append(asyncio.create_task(store.watch(), name="watch"))
     if page:
         running._tasks.append(asyncio.create_task(live.run(), name="live"))
+    if config.insecure:
+        log.warning("--insecure: whoever reaches this server may use it, and whoever listens may read along")
     log.info(
         "ready",
         policies={version.spec.name: version.spec.version for version in policies.promoted},

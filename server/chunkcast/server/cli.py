@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from chunkcast.server.config import ServeConfig
@@ -14,6 +15,8 @@ EXTRAS = {"opentelemetry": "otel", "ray": "ray"}
 
 def main() -> None:
     """Console script: exit code 0 after a drain, 2 on bad input."""
+    # gRPC writes lines of its own, without a level or an address, as often as a stranger likes to connect.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import tyro
 

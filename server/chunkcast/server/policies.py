@@ -340,6 +340,8 @@ class Policies:
         if not name and len(self._policies) == 1:
             return next(iter(self._policies.values()))
         policy = self._policies.get(name)
+        if policy is None and not name:
+            raise UnknownPolicy(f"this server has several policies; name one of: {', '.join(self._policies)}")
         if policy is None:
             raise UnknownPolicy(
                 f"policy {name[:MAX_IDENTIFIER_LENGTH]!r} is not served here; expected one of: "

@@ -6,6 +6,7 @@ chunk's is its child, with a child for each stage, made when the chunk is answer
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,7 +75,9 @@ class OpenTelemetry:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(share)), resource=Resource.create({"service.name": "chunkcast"})
+            sampler=ParentBased(TraceIdRatioBased(share)),
+            resource=Resource.create({"service.name": "chunkcast"}),
+            shutdown_on_exit=False,
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._propagator = TraceContextTextMapPropagator()
@@ -103,8 +106,15 @@ class OpenTelemetry:
 
     def close(self) -> None:
         """As ``Tracing``."""
-        self._provider.force_flush(SHUTDOWN_MS)
-        self._provider.shutdown()
+
+        def end() -> None:
+            self._provider.force_flush(SHUTDOWN_MS)
+            self._provider.shutdown()
+
+        # A collector that is gone would be tried for long, while arms wait for the server that comes after this one.
+        ending = threading.Thread(target=end, name="end-traces", daemon=True)
+        ending.start()
+        ending.join(SHUTDOWN_MS / 1e3)
 
 
 class _StreamSpans:

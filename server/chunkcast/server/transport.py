@@ -93,5 +93,7 @@ def bind(server: grpc.aio.Server, address: str, certificate: ServerCertificate |
             else server.add_insecure_port(address)
         )
     except RuntimeError:
-        raise OSError(f"cannot listen on {address}; is another server on it?") from None
+        raise OSError(
+            f"cannot listen on {address}; is another server on it, or is it no address of this machine?"
+        ) from None
     return f"{address.rsplit(':', 1)[0]}:{port}"

@@ -90,6 +90,8 @@ class LoadConfig(ConnectionFlags):
 
 def main() -> None:
     """Console script: exit code 0 when the load ran, 1 if the server failed, 2 on bad input."""
+    # What gRPC says of a server that is not there would stand beside the one line that says it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import tyro

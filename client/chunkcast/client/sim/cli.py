@@ -135,6 +135,8 @@ class SimConfig(ConnectionFlags):
 
 def main() -> None:
     """Console script: exit code 0 when every episode was played, 1 if the server failed, 2 on bad input."""
+    # What gRPC says of a server that is not there would stand beside the one line that says it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

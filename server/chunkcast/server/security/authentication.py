@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
+import structlog
 
 from chunkcast.server.security.tokens import Bearer, TokenFile
 
@@ -16,6 +18,11 @@ SCHEME = "bearer "
 OPEN_METHOD = "/grpc.health.v1.Health/Check"
 """Probes and load balancers ask without a token, and learn nothing but whether the server is well. Not Watch, which
 holds a place for as long as the caller likes."""
+
+REFUSALS_SECONDS = 10.0
+"""Between two lines in the log on calls that were refused."""
+
+log = structlog.get_logger()
 
 _bearer: ContextVar[Bearer | None] = ContextVar("bearer", default=None)
 
@@ -42,6 +49,7 @@ class Authentication(grpc.aio.ServerInterceptor):
 
     def __init__(self, tokens: TokenFile, on_refusal: Callable[[], None]) -> None:
         self._tokens, self._on_refusal = tokens, on_refusal
+        self._logged, self._unlogged = -REFUSALS_SECONDS, 0
 
     async def intercept_service(
         self,
@@ -56,10 +64,19 @@ class Authentication(grpc.aio.ServerInterceptor):
         bearer = self._tokens.bearer(token) if token else None
         if bearer is None:
             self._on_refusal()
+            self._log_refusal(handler_call_details.method, shown=bool(token))
             return _refusal("unknown token" if token else "this server asks for a bearer token")
         # The call's handler runs in this task, and finds it there.
         _bearer.set(bearer)
         return handler
+
+    def _log_refusal(self, method: str, *, shown: bool) -> None:
+        """Now and then: whoever tries tokens must not fill the log."""
+        self._unlogged += 1
+        now = time.monotonic()
+        if now >= self._logged + REFUSALS_SECONDS:
+            log.warning("calls without a good token were refused", calls=self._unlogged, last=method, shown=shown)
+            self._logged, self._unlogged = now, 0
 
 
 def shown_token(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
@@ -96,7 +113,9 @@ def _refusal(message: str) -> grpc.RpcMethodHandler[Any, Any]:
     """
 
     async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"{message}; send authorization: Bearer TOKEN")
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED, f"{message}; send authorization: Bearer TOKEN (--token-file)"
+        )
         raise AssertionError("abort raises")
 
     return grpc.stream_stream_rpc_method_handler(refuse)

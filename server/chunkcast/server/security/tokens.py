@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import secrets
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,10 +60,12 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._file = WatchedFile(path)
         self._bearers: tuple[Bearer, ...] = ()
-        self._complaint = ""
+        self._complaint, self._empty = "", False
         try:
             self._file.changed()
             self._bearers = _read(path)
+            if not self._bearers:
+                raise BadFlag(f"{path} has no token, expected 1 to {MAX_TOKENS}: nobody could call")
         except OSError as error:
             raise BadFlag(f"{path} cannot be read ({error.strerror}); expected a file of NAME TOKEN lines") from None
         self._file.was_read()
@@ -85,7 +86,9 @@ class TokenFile:
         return bearer in self._bearers
 
     def refresh(self) -> None:
-        """Read the file again if it has changed. If it cannot be read, the tokens stay."""
+        """Read the file again if it has changed. If it cannot be read, the tokens stay; if it is empty, and still is at
+        the next look, none is good any more.
+        """
         try:
             if not self._file.changed():
                 return
@@ -95,8 +98,12 @@ class TokenFile:
                 log.error("tokens could not be read again; the old ones stay", reason=str(error))  # noqa: TRY400
             self._complaint = str(error)
             return
+        if not bearers and self._bearers and not self._empty:
+            # Perhaps it is just being written; the next look decides whether its last line was taken away.
+            self._empty = True
+            return
         self._file.was_read()
-        self._complaint, self._bearers = "", bearers
+        self._complaint, self._bearers, self._empty = "", bearers, False
         log.info("tokens read again", clients=sorted({bearer.name for bearer in bearers}))
 
 
@@ -114,7 +121,7 @@ def _read(path: Path) -> tuple[Bearer, ...]:
             continue
         # What stands there is a secret: it is not repeated.
         if len(words) != 2 or not NAME.fullmatch(words[0]) or not TOKEN.fullmatch(words[1]):
-            raise BadFlag(f"{path} line {number} is not NAME TOKEN, such as: arm-1 {secrets.token_urlsafe(16)}")
+            raise BadFlag(f"{path} line {number} is not NAME TOKEN, such as: arm-1 DZ4mEqkVnT3yXw0B-example")
         if not MIN_TOKEN_LENGTH <= len(words[1]) <= MAX_TOKEN_LENGTH:
             raise BadFlag(
                 f"{path} line {number}: the token of {words[0]} has {len(words[1])} characters, expected "
@@ -122,8 +129,8 @@ def _read(path: Path) -> tuple[Bearer, ...]:
                 "print(secrets.token_urlsafe())'"
             )
         bearers.append(Bearer(words[0], hashlib.sha256(words[1].encode()).digest()))
-    if not 1 <= len(bearers) <= MAX_TOKENS:
-        raise BadFlag(f"{path} has {len(bearers)} tokens, expected 1 to {MAX_TOKENS}")
+    if len(bearers) > MAX_TOKENS:
+        raise BadFlag(f"{path} has {len(bearers)} tokens, expected at most {MAX_TOKENS}")
     owners: dict[bytes, str] = {}
     for bearer in bearers:
         if owners.setdefault(bearer.digest, bearer.name) != bearer.name:
