@@ -267,7 +267,10 @@ def test_operators_have_tokens_of_their_own(serve_bundle: ServeBundle, tmp_path:
     assert (listed.returncode, listed.stdout.splitlines()[1].split()[0]) == (0, "echo"), listed.stderr
     turned_away = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=60, check=False)
     assert turned_away.returncode == 1
-    assert turned_away.stderr == "error: this server asks for a bearer token; send authorization: Bearer TOKEN (--token-file)\n"
+    assert (
+        turned_away.stderr
+        == "error: this server asks for a bearer token; send authorization: Bearer TOKEN (--token-file)\n"
+    )
 
     url, (name, token) = f"http://{server.metrics_address}", OPERATOR.split()
     basic = base64.b64encode(f"{name}:{token}".encode()).decode()
