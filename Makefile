@@ -17,7 +17,7 @@ ENCODER := policies/text-encoders/all-minilm-l6-v2
 SECONDS ?= 66
 INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
-.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak hostile chaos kills endurance delays peers evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
+.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak hostile chaos kills endurance delays peers distributed fine-tuning ray lerobot evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -78,6 +78,15 @@ delays: $(VENV)/.demo ## success and jumps with injected inference delays, 100 e
 
 peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and eager torch, 1, 8 and 32 robots; ARGS are passed on
 	$(BIN)/python -m benchmarks.peers --bundle $(BUNDLE) --peers-venv $(PEERS_VENV) --json docs/results/peers.json $(ARGS)
+
+distributed: data/six/manifest.json ## two gloo processes beside one: windows a second, and their losses (5 min)
+	$(BIN)/python -m benchmarks.distributed_training $(ARGS)
+
+fine-tuning: data/six/manifest.json ## a seventh task from ten demonstrations, and what became of the six (10 min)
+	$(BIN)/python -m benchmarks.fine_tuning $(ARGS)
+
+ray: $(VENV)/.dev ## two replicas on Ray Serve beside the plain server, and one killed in each episode (10 min)
+	$(BIN)/python -m benchmarks.ray_serving $(ARGS)
 
 lerobot: $(VENV)/.dev ## data sets to and from the lerobot package, which is installed beside (8 GB, 10 min)
 	$(BIN)/python -m pytest -m slow tests/peers
