@@ -10,10 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SHIPPED_BUNDLE, private_server
+from chunkcast.client.private_server import private_server
+from tests.conftest import SHIPPED_BUNDLE
 
 BIN = Path(sys.executable).parent
 TASKS = ["drawer-close-v3", "reach-v3"]
+
+
+Words = list[str | Path]
+
+
+def test_no_cluster_is_said_in_one_line(tmp_path: Path) -> None:
+    """Before there is one: ``auto`` would find it."""
+    collect: Words = [BIN / "chunkcast-collect", "--tasks", "reach-v3", "--episodes", "1", "--out", tmp_path / "x"]
+    done = subprocess.run([*collect, "--ray-address", "auto"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no Ray cluster at 'auto'" in done.stderr
+    assert "Traceback" not in done.stderr
+    played: Words = [BIN / "chunkcast-sim", "--bundle", SHIPPED_BUNDLE, "--ray-address", "auto"]
+    done = subprocess.run(played, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--ray-address plays on other machines" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +44,7 @@ def cluster() -> Iterator[str]:
 
 
 def test_a_cluster_collects_the_same_demonstrations(cluster: str, tmp_path: Path) -> None:
-    collect = [BIN / "chunkcast-collect", "--tasks", *TASKS, "--episodes", "3", "--out"]
+    collect: Words = [BIN / "chunkcast-collect", "--tasks", *TASKS, "--episodes", "3", "--out"]
     subprocess.run([*collect, tmp_path / "local"], check=True, capture_output=True)
     subprocess.run([*collect, tmp_path / "ray", "--ray-address", cluster], check=True, capture_output=True)
     name = "demonstrations.parquet"
@@ -36,9 +53,9 @@ def test_a_cluster_collects_the_same_demonstrations(cluster: str, tmp_path: Path
 
 def test_a_cluster_plays_the_same_episodes(cluster: str, tmp_path: Path) -> None:
     with private_server(SHIPPED_BUNDLE) as server:
-        play = [BIN / "chunkcast-sim", "--server", server.address, "--tasks", "drawer-close", "--episodes", "4"]
-        for name, flags in (("local", []), ("ray", ["--ray-address", cluster])):
-            command = [*play, "--seed", "500000", "--json", tmp_path / f"{name}.json", *flags]
+        play: Words = [BIN / "chunkcast-sim", "--server", server.address, "--tasks", "drawer-close", "--episodes", "4"]
+        for name, flags in (("local", ()), ("ray", ("--ray-address", cluster))):
+            command: Words = [*play, "--seed", "500000", "--json", tmp_path / f"{name}.json", *flags]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
     local, ray = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("local", "ray"))
@@ -48,19 +65,7 @@ def test_a_cluster_plays_the_same_episodes(cluster: str, tmp_path: Path) -> None
 
 
 def test_a_server_that_is_lost_ends_it_with_one_line(cluster: str) -> None:
-    play = [BIN / "chunkcast-sim", "--server", "127.0.0.1:9", "--ray-address", cluster, "--episodes", "1"]
+    play: Words = [BIN / "chunkcast-sim", "--server", "127.0.0.1:9", "--ray-address", cluster, "--episodes", "1"]
     done = subprocess.run(play, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-
-
-def test_no_cluster_is_said_in_one_line(tmp_path: Path) -> None:
-    collect = [BIN / "chunkcast-collect", "--tasks", "reach-v3", "--episodes", "1", "--out", tmp_path / "x"]
-    done = subprocess.run([*collect, "--ray-address", "127.0.0.1:9"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "no Ray cluster at '127.0.0.1:9'" in done.stderr
-    assert "Traceback" not in done.stderr
-    played = [BIN / "chunkcast-sim", "--bundle", SHIPPED_BUNDLE, "--ray-address", "auto"]
-    done = subprocess.run(played, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "--ray-address plays on other machines" in done.stderr
