@@ -36,7 +36,7 @@ def test_every_batch_has_its_share_of_old_windows() -> None:
     assert int(counts[6:].max()) <= 1
     # Where in a batch a window stands decides how it is noised: old ones stand anywhere.
     assert len({tuple(row) for row in old[order].tolist()}) > 5
-    with pytest.raises(ValueError, match="no old windows, or no new ones"):
+    with pytest.raises(TrainingError, match="no windows to train on"):
         Rehearsal(torch.ones(5, dtype=torch.bool), 0.5)
 
 

@@ -17,7 +17,8 @@ import torch
 
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.demonstrations.lerobot import writer as writer_module
-from chunkcast.training.demonstrations.lerobot.videos import VideoWriter
+from chunkcast.training.demonstrations.lerobot.episode_statistics import ColourCounts
+from chunkcast.training.demonstrations.lerobot.videos import VideoWriter, read_pictures
 from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import DemonstrationsError, TrainingError
@@ -255,6 +256,8 @@ def test_its_videos_are_seen(tmp_path: Path) -> None:
         (lambda f: f.info["features"].pop("observation.state"), "expected action, and observation.state"),
         (lambda f: setattr(f, "task_index", f.task_index + 5), "has no task 5"),
         (lambda f: setattr(f, "states", f.states[:, :0]), "no rows of numbers"),
+        (lambda f: setattr(f, "states", f.states[:, :4]), "have 4 entries, meta/info.json says 6"),
+        (lambda f: f.states.__setitem__((3, 2), np.nan), "not finite; leave these episodes out"),
     ],
 )
 def test_a_set_that_cannot_be_read_says_why(tmp_path: Path, spoil: Callable[[Foreign], Any], message: str) -> None:
@@ -262,6 +265,67 @@ def test_a_set_that_cannot_be_read_says_why(tmp_path: Path, spoil: Callable[[For
     spoil(foreign)
     with pytest.raises(DemonstrationsError, match=message):
         read_demonstrations(foreign.write())
+
+
+def test_a_column_that_is_missing_is_said(tmp_path: Path) -> None:
+    foreign = Foreign(tmp_path / "set")
+    file = foreign.write() / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["action"]), file)
+    with pytest.raises(DemonstrationsError, match="is no whole LeRobotDataset"):
+        read_demonstrations(foreign.folder)
+    file.write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DemonstrationsError, match="is no whole LeRobotDataset"):
+        read_demonstrations(foreign.folder)
+
+
+@pytest.mark.parametrize("shape", [[48, 64, 1], [48, 64], [90_000, 64, 3]])
+def test_pictures_that_are_none_are_refused(tmp_path: Path, shape: list[int]) -> None:
+    foreign = Foreign(tmp_path / "set")
+    foreign.info["features"]["observation.images.front"]["shape"] = shape
+    config = TrainConfig(data=foreign.write(), out=tmp_path / "run", cameras=("front",), proprioception=6)
+    with pytest.raises(DemonstrationsError, match=r"expected height, width and 3 colours, at most 8192 pixels"):
+        Trainer(config, read_demonstrations(config.data), CPU, bf16=False)
+
+
+@pytest.mark.parametrize("content", [b"#EXTM3U\n#EXTINF:1,\nother.mp4\n", b"", b"no video at all" * 10_000])
+def test_a_video_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    foreign = Foreign(tmp_path / "set")
+    video = foreign.write() / "videos/observation.images.front/chunk-000/file-000.mp4"
+    shutil.copy(video, video.with_name("other.mp4"))
+    video.write_bytes(content)  # the first would name another file
+    with pytest.raises(DemonstrationsError, match="cannot be decoded"):
+        list(read_pictures(video, 48, 64))
+    video.unlink()
+    video.symlink_to(tmp_path / "elsewhere.mp4")
+    config = TrainConfig(data=foreign.folder, out=tmp_path / "run", cameras=("front",), proprioception=6)
+    with pytest.raises(DemonstrationsError, match="leads out of the data set's folder"):
+        Trainer(config, read_demonstrations(config.data), CPU, bf16=False)
+
+
+def test_one_format_does_not_replace_the_other(lerobot_folder: Path, demonstrations_folder: Path) -> None:
+    for folder, format_ in ((lerobot_folder, "chunkcast"), (demonstrations_folder, "lerobot")):
+        config = CollectConfig(out=folder, format=format_, tasks=TASKS, episodes=1, overwrite=True)  # type: ignore[arg-type]
+        with pytest.raises(TrainingError, match="of the other --format; choose another --out"):
+            collect_command(config)
+
+
+def test_statistics_of_pictures_are_those_of_their_pixels() -> None:
+    pictures = np.random.default_rng(0).integers(0, 200, (6, 8, 10, 3), dtype=np.uint8)
+    counted, rest = ColourCounts(), ColourCounts()
+    counted.add(pictures[:2])
+    rest.add(pictures[2:])
+    counted.merge(rest)
+    found = counted.statistics()
+    pixels = pictures.reshape(-1, 3) / 255.0
+    assert found["count"] == [6]
+    for name, expected in (
+        ("min", pixels.min(0)),
+        ("max", pixels.max(0)),
+        ("mean", pixels.mean(0)),
+        ("std", pixels.std(0)),
+    ):
+        np.testing.assert_allclose(np.array(found[name]).ravel(), expected, rtol=1e-9)
+    np.testing.assert_allclose(np.array(found["q50"]).ravel(), np.quantile(pixels, 0.5, axis=0), atol=1 / 255)
 
 
 def test_missing_files_are_named(lerobot_folder: Path, tmp_path: Path) -> None:

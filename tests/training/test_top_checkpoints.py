@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chunkcast.training import run_checkpoints
-from chunkcast.training.checkpoint import epoch_checkpoint
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, epoch_checkpoint, read_checkpoint
 from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.export.cli import ExportConfig, export_command
@@ -112,6 +112,37 @@ def test_what_was_interrupted_while_it_was_played_is_played_on_resuming(
     monkeypatch.setattr(run_checkpoints, "played", instantly)
     trainer(resume=True).run(lambda record, findings: None)
     assert plays == [1, 1, 2]
+
+
+def test_the_last_epochs_rollout_is_made_up_for(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run had begun without rollouts, so that nobody kept the epoch's weights for them."""
+    config = replace(small_config, out=tmp_path / "run", epochs=2, keep_best=1, keep_epochs=())
+    train_command(config)
+    (config.out / epoch_checkpoint(2)).unlink(missing_ok=True)
+    monkeypatch.setattr(
+        run_checkpoints, "played", lambda config, one: replace(one, success=1.0, episodes=2, ci95=(0, 1))
+    )
+    train_command(replace(config, rollout_every=5, resume=True))
+    assert [one.epoch for one in read_top(config.out)[1]] == [2]
+    averaged = read_checkpoint(config.out / epoch_checkpoint(2))
+    last = read_checkpoint(config.out / LAST_CHECKPOINT)
+    assert set(averaged.tensors) == {name for name in last.tensors if name.startswith("ema.")}
+    assert all(torch.equal(value, last.tensors[name]) for name, value in averaged.tensors.items())
+
+
+def test_a_run_that_stops_early_is_played_too(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(small_config, out=tmp_path / "run", epochs=50, patience=1, learning_rate=1e-12, rollout_every=40)
+    monkeypatch.setattr(
+        run_checkpoints, "played", lambda config, one: replace(one, success=1.0, episodes=2, ci95=(0, 1))
+    )
+    trainer = Trainer(config, read_demonstrations(config.data), torch.device("cpu"), bf16=False)
+    assert trainer.run(lambda record, findings: None).startswith("no lower validation loss")
+    assert [one.epoch for one in read_top(config.out)[1]] == [trainer.progress.epoch]
+    assert trainer.progress.epoch < 40
 
 
 def test_two_kinds_of_best_are_one_too_many(tmp_path: Path) -> None:

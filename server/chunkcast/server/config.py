@@ -138,6 +138,10 @@ class ServeConfig:
                 "--ray: Ray's proxy listens on all interfaces, in clear text, to anyone; pass --insecure on a network "
                 "that you trust"
             )
+        if self.cpus or self.stop_with_stdin:
+            raise BadFlag("--ray: --cpus and --stop-with-stdin are for a server of its own; leave them out")
+        if self.listen.rpartition(":")[0] not in ("0.0.0.0", "[::]"):  # noqa: S104 (it is what Ray does)
+            raise BadFlag(f"--ray: --listen is {self.listen}, and Ray's proxy listens on all: say 0.0.0.0:PORT")
         for flag in ("tls_cert", "tls_client_ca", "token_file", "admin_token_file", "store"):
             if getattr(self, flag) is not None:
                 raise BadFlag(f"--ray: --{flag.replace('_', '-')} is for this server's own ports; leave it out")

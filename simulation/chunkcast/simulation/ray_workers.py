@@ -6,6 +6,7 @@ What runs there is imported there: every node needs chunkcast, of the same versi
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
@@ -15,8 +16,8 @@ from chunkcast.simulation.errors import SimulationError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_begun: list[object] = []
-"""In a worker: that its initializer has run."""
+_begun: list[str] = []
+"""In a worker: whose initializer ran last."""
 
 
 class NoCluster(SimulationError):
@@ -48,10 +49,9 @@ class RayWorkers(Executor):
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = (str(error).splitlines() or ["it does not answer"])[0]
                 raise NoCluster(f"no Ray cluster at {address!r} ({reason}); start one with ray start --head") from None
-        # A process of its own for each setup: what an initializer left behind belongs to one alone.
         options = {"num_cpus": 1, "max_retries": 2, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
         self._task = ray.remote(**options)(_call)
-        self._setup = (initializer, initargs)
+        self._setup = (uuid.uuid4().hex, initializer, initargs)
         self._pending: set[Any] = set()
 
     @property
@@ -70,21 +70,24 @@ class RayWorkers(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As ``Executor``'s; what runs is ended where ``cancel_futures`` says so."""
         if cancel_futures:
-            for reference in list(self._pending):
+            for reference in tuple(self._pending):
                 self._ray.cancel(reference, force=True)
+        elif wait:
+            self._ray.wait(list(self._pending), num_returns=len(self._pending)) if self._pending else None
         if self._own:
             self._ray.shutdown()
 
 
 def _call(
-    setup: tuple[Callable[..., None] | None, tuple[Any, ...]],
+    setup: tuple[str, Callable[..., None] | None, tuple[Any, ...]],
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
     """On a worker. Ray keeps its process for further calls of this driver."""
-    initializer, initargs = setup
-    if initializer and not _begun:
+    name, initializer, initargs = setup
+    if initializer and name not in _begun:
         initializer(*initargs)
-        _begun.append(True)
+        _begun.clear()  # what the one before left behind is gone
+        _begun.append(name)
     return function(*args, **kwargs)

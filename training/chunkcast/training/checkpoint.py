@@ -28,7 +28,7 @@ BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
 
 
 def epoch_checkpoint(epoch: int) -> Path:
-    """Where the averaged weights of one of ``keep_epochs`` lie, within the run."""
+    """Where the averaged weights of an epoch lie that are kept, within the run."""
     return Path(f"checkpoints/epoch-{epoch:04d}.safetensors")
 
 
@@ -61,7 +61,7 @@ class Checkpoint:
         instructions: what the policy can be told.
         run: facts that export copies into the bundle (data, settings, losses).
         progress: where the run stood.
-        tensors: name to tensor, prefixed ``model.``, ``ema.``, ``optimizer.`` or ``ema_state.``.
+        tensors: name to tensor, prefixed ``model.``, ``ema.`` or ``optimizer.``.
     """
 
     policy_config: PolicyConfig

@@ -16,6 +16,13 @@ import torch
 
 from chunkcast.training.errors import TrainingError
 
+_groups: list[Any] = []
+"""While they are joined: the group of all, by gloo."""
+
+
+def _talk() -> Any:
+    return _groups[0]
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -77,7 +84,7 @@ class Processes:
         from torch import distributed
 
         values: list[Any] = [None] * self.count
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value, group=_talk())
         return values
 
     def wait(self) -> None:
@@ -85,16 +92,23 @@ class Processes:
         if self.count > 1:
             from torch import distributed
 
-            distributed.barrier()
+            distributed.barrier(group=_talk())
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The one that writes does what is inside before the others: what it leaves on disk, these find."""
-        if not self.writes:
+        """The first of each machine does what is inside before the others: what it leaves on disk, these find."""
+        if self.local_rank:
             self.wait()
         yield
-        if self.writes:
+        if not self.local_rank:
             self.wait()
+
+    def spread(self, vector: torch.Tensor) -> None:
+        """Set ``vector`` to the first process's."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.broadcast(vector, 0)
 
 
 ALONE = Processes()
@@ -133,8 +147,12 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
         return
     from torch import distributed
 
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    # What is said, and waited for, goes by the CPU: on a GPU a wait would keep it busy for as long as it lasts.
+    _groups.append(distributed.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    yield
+    # Not where something was raised: the others may be waiting for what will never come, and this for them.
+    _groups.clear()
+    distributed.destroy_process_group()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from chunkcast.training.checkpoint import LAST_CHECKPOINT
-from chunkcast.training.export.bundle_writer import SPEC_NAME
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
+from chunkcast.training.errors import CheckpointError
+from chunkcast.training.export.bundle_writer import SPEC_NAME, read_spec
 from chunkcast.training.files import write_json
 from chunkcast.training.health.rollouts import Rollouts
 from chunkcast.training.train_config import TrainConfig
@@ -38,6 +40,20 @@ class Success:
         return self.successes / self.episodes
 
 
+def require_known(source: Path, old_tasks: Sequence[str]) -> None:
+    """Refuse now what could not be compared at the end.
+
+    Raises:
+        CheckpointError: a rehearsed task is none of the source's.
+    """
+    if (source / SPEC_NAME).is_file():
+        known = {each.task or each.text for each in read_spec(source).instructions}
+    else:
+        known = set(read_checkpoint(weights_file(source, LAST_CHECKPOINT)).instructions.tasks)
+    if unknown := [task for task in old_tasks if task not in known]:
+        raise CheckpointError(f"--rehearsal has {', '.join(unknown)}, which {source} has never learned; leave it out")
+
+
 def fine_tuning_report(config: TrainConfig, new_tasks: Sequence[str], old_tasks: Sequence[str]) -> list[Success]:
     """Play the source and the last checkpoint; keep it as ``fine-tuning.json`` in the run.
 
@@ -49,7 +65,8 @@ def fine_tuning_report(config: TrainConfig, new_tasks: Sequence[str], old_tasks:
     if (config.start_from / SPEC_NAME).is_file():
         before = rollouts.play_bundle(config.start_from, "--tasks", ",".join(old_tasks))
     else:
-        before = rollouts.play_checkpoint(weights_file(config.start_from, LAST_CHECKPOINT))
+        source = weights_file(config.start_from, LAST_CHECKPOINT)
+        before = rollouts.play_checkpoint(source, kept=config.out / "rollouts" / "source.json")
     after = rollouts.play_checkpoint(config.out / LAST_CHECKPOINT)
     report = [
         _pooled("old tasks before", before, old_tasks),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from chunkcast.training.errors import CheckpointError
 from chunkcast.training.policy import DiffusionPolicy
 
 FIRST_LAYER = "encoder.0.weight"
@@ -26,8 +27,18 @@ def with_more_tasks(
         weights: of a policy that knows the tasks ``known``, in their order.
         policy: of the same shapes, but that it is told ``tasks``, all of ``known`` and others.
         tasks: in their order.
+
+    Raises:
+        CheckpointError: it is of other shapes.
     """
     own = policy.state_dict()
+    expected = [own[FIRST_LAYER].shape[0], own[FIRST_LAYER].shape[1] - len(tasks) + len(known)]
+    found = list(weights[FIRST_LAYER].shape) if FIRST_LAYER in weights else None
+    if found != expected:
+        raise CheckpointError(
+            f"the weights are of another network: their {FIRST_LAYER} is {found}, expected {expected}; train with the "
+            "settings that they were trained with"
+        )
     entries = policy.config.observation_steps * policy.config.state_size
     old, new = weights[FIRST_LAYER], own[FIRST_LAYER].clone()
     new[:, :entries] = old[:, :entries]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from chunkcast.training.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -20,7 +22,7 @@ class Rehearsal:
         share: of a batch, those that are old; in (0, 1).
 
     Raises:
-        ValueError: all windows are old, or all new.
+        TrainingError: all windows are old, or all new.
     """
 
     old: torch.Tensor
@@ -29,7 +31,7 @@ class Rehearsal:
     def __post_init__(self) -> None:
         """Refuse what has nothing to rehearse, or nothing to learn."""
         if bool(self.old.all()) or not bool(self.old.any()):
-            raise ValueError("there are no old windows, or no new ones")
+            raise TrainingError("--rehearsal has no windows to train on, or --data has none; collect more episodes")
 
     def order(self, batches: int, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         """Indices of the windows of ``batches`` batches, int64 ``[batches * batch_size]``.

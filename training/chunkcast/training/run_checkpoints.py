@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from chunkcast.training.checkpoint import (
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
     Checkpoint,
     epoch_checkpoint,
+    read_checkpoint,
     write_checkpoint,
 )
 from chunkcast.training.history import EpochRecord
@@ -43,27 +45,42 @@ class RunCheckpoints:
             write_checkpoint(self._config.out / epoch_checkpoint(record.epoch), averaged)
         write_checkpoint(self._config.out / LAST_CHECKPOINT, whole)
 
-    def rank(self, record: EpochRecord, on_played: Callable[[Candidate, int], None]) -> None:
+    def rank(self, record: EpochRecord, on_played: Callable[[Candidate, int], None], *, stopped: bool = False) -> None:
         """See where the epoch's checkpoint stands; where it is due, by what it does when it is played.
 
         Args:
             on_played: called with what came of it, and the optimiser's steps so far.
+            stopped: whether the run ends with this epoch, before the last.
 
         Raises:
             TrainingError: it cannot be played.
         """
-        due = self._is_played(record.epoch)
+        due = self._is_played(record.epoch) or (stopped and bool(self._config.rollout_every))
         if not due and not self.top.wants(record.validation_loss):
             return
         candidate = Candidate(record.epoch, record.validation_loss)
+        self._require_file(record.epoch)
         if due:
             candidate = played(self._config, candidate)
             on_played(candidate, record.step)
         self.top.add(candidate)
 
-    def owes(self, epoch: int) -> bool:
-        """Whether the checkpoint of ``epoch``, at which a run is resumed, was to be played and was not."""
-        return self._is_played(epoch) and not self.top.has_played(epoch)
+    def _require_file(self, epoch: int) -> None:
+        """An epoch that nobody meant to keep has its averaged weights in the last checkpoint alone."""
+        file = self._config.out / epoch_checkpoint(epoch)
+        if not file.is_file():
+            last = read_checkpoint(self._config.out / LAST_CHECKPOINT)
+            averaged = {name: value for name, value in last.tensors.items() if name.startswith("ema.")}
+            write_checkpoint(file, replace(last, tensors=averaged))
+
+    def owes(self, epoch: int, *, stopped: bool = False) -> bool:
+        """Whether the checkpoint of ``epoch``, the last so far, is to be played and was not.
+
+        Args:
+            stopped: whether the run ends with it.
+        """
+        due = self._is_played(epoch) or (stopped and bool(self._config.rollout_every and epoch))
+        return due and not self.top.has_played(epoch)
 
     def _is_played(self, epoch: int) -> bool:
         """Every so many epochs, and the last."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+EVALUATION_SEED = 1_000_000
+"""From here on: what is chosen or measured by any other seed is evaluated on these, and nothing is chosen by them."""
+
 CALIBRATION_SEED = 600_000
 """First episode seed: neither of demonstrations (from 0), nor of choices (500,000), nor of evaluations (1,000,000)."""
 

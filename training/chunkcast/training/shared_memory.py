@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from chunkcast.training.distributed import Processes
+from chunkcast.training.errors import TrainingError
 
 FOLDER = Path("/dev/shm")  # noqa: S108 (files in it are made by mkstemp)
 """Where Linux keeps shared memory."""
@@ -58,11 +59,19 @@ class Vectors:
         name = ""
         if self._processes.writes:
             descriptor, name = tempfile.mkstemp(prefix="chunkcast-", dir=FOLDER)
-            os.truncate(descriptor, numbers * torch.float32.itemsize)
-            os.close(descriptor)
+            try:
+                # Room that is only promised would end the process when it is used and not there.
+                os.posix_fallocate(descriptor, 0, numbers * torch.float32.itemsize)
+            except OSError as error:
+                Path(name).unlink()
+                raise TrainingError(f"{FOLDER} has no room for the weights ({error.strerror}); make some") from None
+            finally:
+                os.close(descriptor)
         name = self._processes.first_of(name)
-        tensor = torch.from_file(name, shared=True, size=numbers, dtype=torch.float32)
-        self._processes.wait()
-        if self._processes.writes:
-            Path(name).unlink()
+        try:
+            tensor = torch.from_file(name, shared=True, size=numbers, dtype=torch.float32)
+            self._processes.wait()
+        finally:
+            if self._processes.writes:
+                Path(name).unlink()
         return tensor

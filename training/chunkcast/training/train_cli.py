@@ -50,6 +50,7 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
     from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, epoch_checkpoint
     from chunkcast.training.demonstrations.sources import read_training_data
     from chunkcast.training.files import write_json
+    from chunkcast.training.fine_tuning_report import REPORT, require_known
     from chunkcast.training.health.judge import judge, run_settings
     from chunkcast.training.run_display import run_shown
     from chunkcast.training.top_checkpoints import by_success, told
@@ -61,9 +62,15 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
         demonstrations, new_episodes = read_training_data(config)
     if config.rollout_every:
         require_playable(demonstrations.tasks)
-    bf16 = choose_bf16(config.precision, device)
+        if new_episodes is not None and config.start_from is not None:
+            require_known(config.start_from, sorted(set(demonstrations.episode_tasks[new_episodes:])))
+    bf16 = bool(processes.first_of(choose_bf16(config.precision, device)))
     trainer = Trainer(config, demonstrations, device, bf16, processes, new_episodes)
-    if trainer.progress.epoch >= config.epochs:
+    done = trainer.progress.epoch >= config.epochs and not processes.first_of(
+        trainer.checkpoints.owes(trainer.progress.epoch)
+    )
+    reports = new_episodes is not None and config.rollout_every and not (config.out / REPORT).is_file()
+    if done and not reports:
         if processes.writes:
             print(f"{config.out} is done: {trainer.progress.epoch} epochs; its learning rate has ended with the last")
         return
@@ -130,6 +137,8 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda:") and local_rank is not None:
+        raise TrainingError(f"--device {name}: each process takes the GPU of its own number; pass cuda, or auto")
     if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
     try:

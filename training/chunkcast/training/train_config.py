@@ -16,7 +16,7 @@ from chunkcast.simulation.metaworld_tasks import PROPRIOCEPTION
 from chunkcast.training.choices import DenoiserName, Objective, PredictionType, PresetName
 from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.errors import TrainingError
-from chunkcast.training.seeds import CHOICE_SEED
+from chunkcast.training.seeds import CHOICE_SEED, EVALUATION_SEED
 
 MIP_TIMESTEPS = 2
 
@@ -231,6 +231,9 @@ class TrainConfig:
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "lie in [0, 1)")
         for name in ("rollout_every", "rollout_seed", "keep_best"):
             self._require(name, getattr(self, name) >= 0, "not be negative")
+        self._require(
+            "rollout_seed", self.rollout_seed < EVALUATION_SEED, f"lie below {EVALUATION_SEED}, where evaluations begin"
+        )
         self._require("windows_per_episode", self.windows_per_episode >= 0, "not be negative")
         self._require("huber", 0.0 <= self.huber < math.inf, "be finite and not negative")
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")

@@ -12,12 +12,13 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from chunkcast.training.checkpoint import (
     LAST_CHECKPOINT,
@@ -51,6 +52,8 @@ from chunkcast.training.vision.seen import frames_facts, what_is_seen
 from chunkcast.training.warm_start import start_from, weights_file
 from chunkcast.training.weight_update import WeightUpdate
 from chunkcast.training.windows import Windows, split_by_episode
+
+DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
 
 VALIDATION_EVALUATIONS = 4
 """DDIM steps of the actions that are sampled for validation; what chunkcast-export takes by default."""
@@ -122,6 +125,11 @@ class Trainer:
         if config.start_from is not None and not config.resume:
             start_from(self.policy, self.instructions, config.start_from, LAST_CHECKPOINT)
         self.state_range = (statistics.low.tolist(), statistics.high.tolist())
+        if processes.count > 1 and any(isinstance(each, _BatchNorm) for each in self.policy.modules()):
+            raise TrainingError(
+                f"--image-encoder {config.image_encoder} has batch normalisation, whose statistics processes would not "
+                "share; train it with one, or take conv"
+            )
         self.noise_scheduler = training_noise_scheduler(self.policy_config)
         evaluations = 1 if config.teacher else min(VALIDATION_EVALUATIONS, config.process_timesteps)
         self.sampler = sampling_scheduler(self.policy_config, evaluations)
@@ -179,11 +187,14 @@ class Trainer:
         Raises:
             TrainingError: a loss or gradient is not finite, or the loss exploded; the last good checkpoint is kept.
         """
-        if self.checkpoints.owes(self.progress.epoch):  # it was interrupted while it was played
-            self._rank(EpochRecord(**self.run_facts["history"][-1]), on_played)
+        if self.processes.first_of(
+            self.checkpoints.owes(self.progress.epoch)
+        ):  # it was interrupted while it was played
+            self._rank_last(on_played)
         while self.progress.epoch < self.config.epochs:
             # Asked before an epoch, so that resuming a run that stopped early changes nothing.
             if self.config.patience and self.progress.epoch - self.progress.best_epoch >= self.config.patience:
+                self._rank_last(on_played, stopped=True)
                 return f"no lower validation loss for {self.config.patience} epochs"
             epoch = self.progress.epoch + 1
             started = time.monotonic()
@@ -285,9 +296,14 @@ class Trainer:
         self.processes.wait()
         self.progress = progress  # only now: an interrupted write leaves the epoch before
 
-    def _rank(self, record: EpochRecord, on_played: Callable[[Candidate, int], None]) -> None:
+    def _rank_last(self, on_played: Callable[[Candidate, int], None], *, stopped: bool = False) -> None:
+        """Rank the last epoch's checkpoint, unless that was done."""
+        if self.processes.first_of(self.checkpoints.owes(self.progress.epoch, stopped=stopped)):
+            self._rank(EpochRecord(**self.run_facts["history"][-1]), on_played, stopped=stopped)
+
+    def _rank(self, record: EpochRecord, on_played: Callable[[Candidate, int], None], *, stopped: bool = False) -> None:
         if self.processes.writes:
-            self.checkpoints.rank(record, on_played)
+            self.checkpoints.rank(record, on_played, stopped=stopped)
         self.processes.wait()
 
     def _write(self, record: EpochRecord, progress: Progress, best: bool) -> None:
@@ -305,7 +321,9 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue where ``checkpoint`` stands."""
         mine, theirs = what_decides_the_result(self.run_facts), what_decides_the_result(checkpoint.run)
-        if changed := [key for key in mine if mine[key] != theirs.get(key)]:
+        # A setting that the run's release did not know was as it is by default now.
+        before = {**json.loads(json.dumps(DEFAULTS, default=str)), **theirs}
+        if changed := [key for key in mine if mine[key] != before.get(key)]:
             raise CheckpointError(
                 f"{self.config.out} was begun with other settings ({', '.join(changed)}); resume with the same "
                 "settings and demonstrations on the same kind of processor, or choose another --out"

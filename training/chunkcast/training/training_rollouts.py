@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 
+from chunkcast.simulation.errors import SimulationError
 from chunkcast.training.checkpoint import epoch_checkpoint
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.rollouts import Rollouts
@@ -20,8 +21,7 @@ def require_playable(tasks: Sequence[str]) -> None:
     """Refuse now what would be found out after the first epochs.
 
     Raises:
-        TrainingError: what plays is not installed.
-        SimulationError: a task is none of MetaWorld's.
+        TrainingError: what plays is not installed, or a task is none of MetaWorld's.
     """
     from chunkcast.simulation.metaworld_tasks import make_expert
 
@@ -30,8 +30,13 @@ def require_playable(tasks: Sequence[str]) -> None:
             f"--rollout-every serves and plays, and {', '.join(missing)} is not installed; run "
             "pip install 'chunkcast[sim,server]'"
         )
-    for task in tasks:
-        make_expert(task)
+    try:
+        for task in tasks:
+            make_expert(task)
+    except SimulationError as error:
+        raise TrainingError(
+            f"{error}; what is none of MetaWorld's is not played here: pass --rollout-every 0"
+        ) from None
 
 
 def played(config: TrainConfig, candidate: Candidate) -> Candidate:

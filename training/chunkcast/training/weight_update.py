@@ -54,6 +54,9 @@ class WeightUpdate:
             # Processes that share memory write the same.
             self._weights.copy_(torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters]))
             self._averages.copy_(self._weights)
+        if not vectors.shared:
+            processes.spread(self._weights)
+            processes.spread(self._averages)
         for parameter, weights, gradients in zip(
             self._parameters, self._views(self._weights), self._views(self._gradients), strict=True
         ):

@@ -139,7 +139,7 @@ class Windows:
         self._device, home = device, self._states.device
         # Of a window no more is held than its row and its episode: tables of all its rows would outgrow the data.
         self._rows = torch.from_numpy(rows).to(home)
-        self._episode = torch.from_numpy(episodes_of_rows.astype(np.int64))
+        self._episode = torch.from_numpy(episodes_of_rows)
         self._episode_of_window = self._episode.to(home)
         self._bounds = torch.from_numpy(bounds).to(home)
         self._past = torch.arange(1 - observation_steps, 1, device=home)
@@ -159,7 +159,7 @@ class Windows:
         instruction itself).
         """
         near = indices.to(self._rows.device)
-        rows, episode = self._rows[near, None], self._episode_of_window[near, None]
+        rows, episode = self._rows[near, None], self._episode_of_window[near, None].long()
         first, last = self._bounds[episode], self._bounds[episode + 1] - 1
         past = torch.maximum(rows + self._past, first)
         future = rows + self._future
@@ -189,7 +189,7 @@ class Windows:
         """Windows in an epoch: all of them, or at most ``per_episode`` of each episode."""
         if not per_episode:
             return len(self)
-        return int(torch.bincount(self._episode).clamp(max=per_episode).sum())
+        return int(torch.bincount(self._episode.long()).clamp(max=per_episode).sum())
 
     def rehearsed_from(self, episode: int) -> torch.Tensor:
         """Bool ``[N]``: the windows of ``episode`` and those after it."""

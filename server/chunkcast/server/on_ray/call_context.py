@@ -7,13 +7,18 @@ generator yields, and how the call ends is set on Ray's own context: this puts t
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
 
 UNTAKEN = 1
-"""Answers that the generator has not taken; the servicer waits before it makes another, as on gRPC."""
+"""Answers that the generator has not taken; the servicer waits before it makes another. What Ray has taken and the
+robot has not, nobody bounds."""
+
+
+_numbers = itertools.count()
 
 
 class CallEnded(Exception):
@@ -31,6 +36,7 @@ class CallContext:
     def __init__(self, call: Any, requests: AsyncIterator[Any] | None = None) -> None:
         self._call, self._requests = call, requests
         self._answers: asyncio.Queue[Any] = asyncio.Queue(UNTAKEN)
+        self._number = next(_numbers)
 
     async def read(self) -> Any:
         """The next request, or ``grpc.aio.EOF``."""
@@ -79,8 +85,10 @@ class CallContext:
         return metadata
 
     def peer(self) -> str:
-        """The client's address, as the proxy saw it."""
-        return str(self._call.peer())
+        """The client's address, as the proxy saw it. Each call has its own, as if it were a connection: the proxy keeps
+        those, and a stream's age is what may lead it to another replica.
+        """
+        return f"{self._call.peer()}-{self._number}"
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Of the proxy's connection; empty without TLS."""

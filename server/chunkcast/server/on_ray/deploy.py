@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -13,6 +16,7 @@ import structlog
 from chunkcast.server.config import ServeConfig
 from chunkcast.server.errors import BadFlag
 from chunkcast.server.on_ray.replica import PolicyReplica, for_replicas
+from chunkcast.server.serving import Serving
 
 APPLICATION = "chunkcast"
 SERVICERS = [
@@ -21,6 +25,9 @@ SERVICERS = [
 ]
 SPARE_CALLS = 64
 """A replica's, beside its streams: health probes, specifications, outcomes."""
+
+PROXY_SECONDS = 10.0
+"""For the proxy of this machine to listen."""
 
 HEALTH_SECONDS = 2.0
 """Between two looks at a replica; one that died is noticed when its actor ends, without them."""
@@ -70,6 +77,9 @@ def serve_on_ray(config: ServeConfig) -> None:
     port = int(config.listen.rsplit(":", 1)[1])
     if not config.ray_address:
         _require_free(port)
+    # Here first: what a replica refuses would come back as Ray's own error, after some attempts.
+    Serving.of(config).policies.close()
+    os.environ.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(config.max_message_mb * 2**20))
     try:
         ray.init(
             address=config.ray_address or "local",
@@ -92,13 +102,34 @@ def serve_on_ray(config: ServeConfig) -> None:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        _require_reached(port)
         log.info("ready", port=port, replicas=config.replicas, most=max(config.max_replicas, config.replicas))
         print(f"ready grpc=0.0.0.0:{port} replicas={config.replicas}", flush=True)
         stop.wait()
         log.info("stopping")
+    except RuntimeError as error:
+        raise BadFlag(f"Ray could not deploy the policy ({str(error).splitlines()[0]}); its logs say why") from None
     finally:
-        serve.shutdown()
+        # Of a cluster that others serve on, no more than what is this program's.
+        serve.delete(APPLICATION, _blocking=True) if config.ray_address else serve.shutdown()
         ray.shutdown()
+
+
+def _require_reached(port: int) -> None:
+    """On a cluster that serves already, the ports are those that it was started with.
+
+    Raises:
+        BadFlag: no proxy of this machine listens on ``port``.
+    """
+    deadline = time.monotonic() + PROXY_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return
+        time.sleep(0.1)
+    raise BadFlag(
+        f"--listen: no proxy of Ray listens on port {port} here; a cluster that serves already keeps its gRPC port and "
+        "servicers (serve shutdown ends it)"
+    )
 
 
 def _require_free(port: int) -> None:

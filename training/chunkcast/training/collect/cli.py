@@ -80,7 +80,7 @@ def collect_command(config: CollectConfig) -> None:
     """Collect, write, and print a table of what was kept."""
     from chunkcast.simulation.metaworld_tasks import MT50, all_tasks, make_expert
     from chunkcast.simulation.rendering import choose_gl
-    from chunkcast.training.demonstrations.lerobot.layout import is_lerobot
+    from chunkcast.training.demonstrations.lerobot.layout import LEROBOTS_OWN, is_lerobot
     from chunkcast.training.demonstrations.lerobot.videos import require_ffmpeg
     from chunkcast.training.demonstrations.table import MANIFEST_NAME
 
@@ -89,8 +89,13 @@ def collect_command(config: CollectConfig) -> None:
         raise TrainingError(
             f"{config.out} holds demonstrations; pass --overwrite to replace them, or choose another --out"
         )
-    if config.out.is_dir() and not there and any(config.out.iterdir()) and config.format == "lerobot":
-        raise TrainingError(f"{config.out} holds other files; choose another --out")
+    if there and is_lerobot(config.out) != (config.format == "lerobot"):
+        raise TrainingError(f"{config.out} holds demonstrations of the other --format; choose another --out")
+    if config.format == "lerobot":
+        # The folder is replaced as a whole.
+        held = config.out.iterdir() if config.out.is_dir() else ()
+        if other := [each.name for each in held if not LEROBOTS_OWN.fullmatch(each.name)]:
+            raise TrainingError(f"{config.out} holds other files ({other[0]}); choose another --out")
     tasks = all_tasks() if config.tasks == (MT50,) else config.tasks
     if frame_cameras(config):  # refuses an unknown one
         choose_gl(software=True)  # and a machine on which nothing can be rendered

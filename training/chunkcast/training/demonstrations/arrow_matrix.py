@@ -22,12 +22,15 @@ def matrix(column: Any) -> npt.NDArray[np.float32]:
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     nested = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
     flat = values.flatten() if nested or pa.types.is_fixed_size_list(values.type) else values
-    if flat.null_count or not len(flat) or len(flat) % len(values) or not _is_number(flat.type):
+    if values.null_count or flat.null_count or not len(flat) or len(flat) % len(values) or not _is_number(flat.type):
         raise DemonstrationsError(f"a column of {values.type} has no rows of numbers, all of one length")
     if nested and len(set(np.diff(values.offsets.to_numpy()).tolist())) > 1:
         raise DemonstrationsError(f"a column of {values.type} has rows of different lengths")
     # A copy: Arrow's memory is read-only, and torch would warn of it.
-    return np.array(flat.to_numpy(zero_copy_only=False).reshape(len(values), -1), dtype=np.float32)
+    found = np.array(flat.to_numpy(zero_copy_only=False).reshape(len(values), -1), dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise DemonstrationsError("demonstrations hold numbers that are not finite; leave these episodes out")
+    return found
 
 
 def beside(table: Any, columns: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -8,15 +8,11 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chunkcast.training.errors import TrainingError, run_command
-from chunkcast.training.seeds import CHOICE_SEED
+from chunkcast.training.seeds import CHOICE_SEED, EVALUATION_SEED
 from chunkcast.training.sweep.grid import Point, grid_of
 from chunkcast.training.sweep.ranking import Result, as_good_as_the_first, ranked
-
-if TYPE_CHECKING:
-    pass
 
 SEPARATOR = "--"
 
@@ -47,6 +43,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
+        if self.seed >= EVALUATION_SEED:
+            raise TrainingError(f"--seed must lie below {EVALUATION_SEED}, where evaluations begin, got {self.seed}")
         if self.episodes < 0 or self.workers < 1 or self.seed < 0:
             raise TrainingError(
                 f"--episodes and --seed must not be negative and --workers at least 1, got {self.episodes}, "
@@ -71,7 +69,7 @@ def sweep_command(config: SweepConfig, train: list[str]) -> None:
     points = grid_of(config.grid)
     if not any(flag == "--data" or flag.startswith("--data=") for flag in train):
         raise TrainingError("chunkcast-train's flags are missing; expected them after two dashes: -- --data DIR ...")
-    if "--out" in train or "--resume" in train:
+    if any(flag.partition("=")[0] in ("--out", "--resume") for flag in train):
         raise TrainingError("--out and --resume are the sweep's own; leave them out after the two dashes")
     for point in points:
         _check(point, train, config.out)  # before hours are spent on the first

@@ -82,7 +82,10 @@ def image_shapes(config: TrainConfig, seen: Seen | None) -> dict[str, Any]:
 
 def frames_folder(config: TrainConfig, demonstrations: Demonstrations) -> Path:
     """Whose ``frames`` the policy sees: the demonstrations' folder, or that of a LeRobotDataset's decoded videos."""
-    return config.memory.folder_of(config.data, demonstrations.sha256) if is_lerobot(config.data) else config.data
+    if not is_lerobot(config.data):
+        return config.data
+    which = f"{'+'.join(config.cameras)}-{config.image_size}"
+    return config.memory.folder_of(config.data, demonstrations.sha256) / which
 
 
 def _decode_videos(config: TrainConfig, demonstrations: Demonstrations, into: Path) -> None:

@@ -25,9 +25,37 @@ def vector_statistics(values: npt.NDArray[Any]) -> Statistics:
     }
 
 
-def picture_statistics(pictures: npt.NDArray[np.uint8]) -> Statistics:
-    """Of each colour over ``pictures [N, H, W, 3]``, scaled to [0, 1], shaped ``[3, 1, 1]``; ``count`` is ``N``."""
-    colours = pictures.reshape(-1, 3).astype(np.float32) / 255.0
-    statistics = vector_statistics(colours)
-    shaped: Statistics = {name: [[[value]] for value in values] for name, values in statistics.items()}
-    return {**shaped, "count": [len(pictures)]}
+class ColourCounts:
+    """How often each of 256 values came in each colour: all that statistics of pictures need, however many they are."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((3, 256), np.int64)
+        self._pictures = 0
+
+    def add(self, pictures: npt.NDArray[np.uint8]) -> None:
+        """Count ``pictures [N, H, W, 3]``."""
+        for colour in range(3):
+            self._counts[colour] += np.bincount(pictures[..., colour].reshape(-1), minlength=256)
+        self._pictures += len(pictures)
+
+    def merge(self, other: ColourCounts) -> None:
+        """Count what ``other`` has counted."""
+        self._counts += other._counts
+        self._pictures += other._pictures
+
+    def statistics(self) -> Statistics:
+        """Of each colour, scaled to [0, 1], shaped ``[3, 1, 1]``; ``count`` is the number of pictures."""
+        values = np.arange(256) / 255.0
+        found: dict[str, list[float]] = {name: [] for name in ("min", "max", "mean", "std", *QUANTILES)}
+        for counts in self._counts:
+            share = counts / max(1, counts.sum())
+            present, cumulated = np.flatnonzero(counts), share.cumsum()
+            mean = float((share * values).sum())
+            found["min"].append(float(values[present[0]]))
+            found["max"].append(float(values[present[-1]]))
+            found["mean"].append(mean)
+            found["std"].append(float(np.sqrt((share * (values - mean) ** 2).sum())))
+            for name, level in QUANTILES.items():
+                found[name].append(float(values[min(255, int(np.searchsorted(cumulated, level)))]))
+        shaped: Statistics = {name: [[[value]] for value in listed] for name, listed in found.items()}
+        return {**shaped, "count": [self._pictures]}

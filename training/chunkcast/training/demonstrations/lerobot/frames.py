@@ -24,6 +24,7 @@ from chunkcast.training.frames.replay import compressed
 IMAGES = "observation.images."
 SHARD_EPISODES = 50
 COLOURS = 3
+MOST_PIXELS = 8192
 QUALITY = 95
 """Of the JPEGs that decoded pictures are kept as."""
 
@@ -75,6 +76,22 @@ def decode_frames(
         raise DemonstrationsError(f"{folder} has fewer pictures than rows; expected one for each")
 
 
+def picture_shape(folder: Path, view: str, feature: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of a camera's pictures, as ``meta/info.json`` has them: colours last, or first in older sets.
+
+    Raises:
+        DemonstrationsError: they are no pictures of three colours, or too large.
+    """
+    shape = feature["shape"]
+    sides = shape[:2] if shape[-1] == COLOURS else shape[1:]
+    if len(shape) != 3 or COLOURS not in (shape[0], shape[-1]) or not all(1 <= side <= MOST_PIXELS for side in sides):
+        raise DemonstrationsError(
+            f"{folder}: {view} has the shape {shape}, expected height, width and {COLOURS} colours, at most "
+            f"{MOST_PIXELS} pixels to a side"
+        )
+    return int(sides[0]), int(sides[1])
+
+
 def _cameras(folder: Path, info: dict[str, Any], views: Sequence[str], size: int) -> tuple[Camera, ...]:
     """The cameras as they were recorded; all that is known of another's are their names."""
     own: dict[str, Any] = {}
@@ -91,7 +108,7 @@ def _cameras(folder: Path, info: dict[str, Any], views: Sequence[str], size: int
             )
         facts = own.get(view, {"name": view, "quality": "full"})
         position = tuple(facts["position"]) if facts.get("position") else None
-        smaller = min(side for side in feature["shape"] if side != COLOURS)
+        smaller = min(picture_shape(folder, view, feature))
         cameras.append(Camera(**{**facts, "view": view, "size": size or smaller, "position": position}))
     return tuple(cameras)
 
@@ -133,9 +150,7 @@ class _Pictures:
     def __init__(self, folder: Path, info: dict[str, Any], camera: Camera) -> None:
         self._folder, self._camera, self._fps = folder, camera, float(info["fps"])
         feature = info["features"][IMAGES + camera.view]
-        # Height, width and colours; older sets have the colours first.
-        height, width = [side for side in feature["shape"] if side != COLOURS]
-        self._shape = (int(height), int(width))
+        self._shape = picture_shape(folder, camera.view, feature)
         self._file: Path | None = None
         self._read: Iterator[npt.NDArray[np.uint8]] = iter(())
         self._next = 0
@@ -144,6 +159,8 @@ class _Pictures:
         """``length`` pictures from the time ``begin`` on, compressed."""
         place = VIDEO_PATH.format(video_key=IMAGES + self._camera.view, chunk_index=chunk, file_index=file)
         path = self._folder / place
+        if not path.resolve().is_relative_to(self._folder.resolve()):
+            raise DemonstrationsError(f"{path} leads out of the data set's folder; copy it there")
         if path != self._file:
             self._file, self._read, self._next = path, read_pictures(path, *self._shape), 0
         first = round(begin * self._fps)

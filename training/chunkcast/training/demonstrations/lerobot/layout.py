@@ -16,6 +16,7 @@ Read from lerobot 0.4.4, which writes codebase version v3.0.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 CODEBASE_VERSION = "v3.0"
@@ -32,6 +33,9 @@ VIDEO_FILE_MB = 200
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+
+LEROBOTS_OWN = re.compile(r"meta|data|videos|images|README\.md|mapped-[0-9a-f]{16}")
+"""What lies in a data set's folder."""
 
 STATE = "observation.state"
 ENVIRONMENT_STATE = "observation.environment_state"

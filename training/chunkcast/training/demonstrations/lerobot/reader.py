@@ -34,11 +34,23 @@ from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.files import sha256_of
 
 FORMAT = "LeRobotDataset"
+OWN = ("manifest", "task_sentences")
 LEAST_SPAN = 1e-3
 """Of an action's bounds: one that never changed has to lie between two numbers all the same."""
 
 
 def read_lerobot(folder: Path, memory: Memory) -> Demonstrations:
+    """As ``_read``; whatever is wrong with its files is said in one line."""
+    import pyarrow as pa
+
+    try:
+        return _read(folder, memory)
+    except (pa.ArrowException, KeyError, IndexError, StopIteration, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DemonstrationsError(f"{folder} is no whole LeRobotDataset ({reason[:200]})") from None
+
+
+def _read(folder: Path, memory: Memory) -> Demonstrations:
     """Read a local LeRobotDataset v3.
 
     Args:
@@ -60,6 +72,12 @@ def read_lerobot(folder: Path, memory: Memory) -> Demonstrations:
     columns = _columns(folder, features)
     rows = read_columns(files, columns, memory.folder_of(folder, sha256), memory)
     rows.setdefault("executed", rows["actions"])
+    for name, parts in columns.items():
+        described = sum(int(np.prod(features[part]["shape"])) for part in parts)
+        if rows[name].shape[1] != described:
+            raise DemonstrationsError(
+                f"{', '.join(parts)} of {folder} have {rows[name].shape[1]} entries, {INFO} says {described}"
+            )
 
     known = ["episode_index", "task_index", *([SEED] if SEED in features else [])]
     index = pa.concat_tables(pq.read_table(file, columns=known) for file in files)
@@ -146,7 +164,8 @@ def _columns(folder: Path, features: dict[str, Any]) -> dict[str, tuple[str, ...
 def _sha256(folder: Path, files: list[Path]) -> str:
     """Of everything that rows are made of; the files' names and contents."""
     digest = hashlib.sha256()
-    for file in (folder / INFO, folder / TASKS, *files):
+    own = [folder / OWN_FACTS] if (folder / OWN_FACTS).is_file() else []
+    for file in (folder / INFO, folder / TASKS, *own, *files):
         if not file.is_file():
             raise DemonstrationsError(f"{file} is missing; expected a whole LeRobotDataset")
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())
@@ -181,6 +200,8 @@ def _own_facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DemonstrationsError(f"{file} is not JSON ({error}); collect again, or delete it") from None
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name, {}), dict) for name in OWN):
+        raise DemonstrationsError(f"{file} is not what chunkcast-collect writes; collect again, or delete it")
     return dict(facts)
 
 

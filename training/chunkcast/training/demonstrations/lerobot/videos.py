@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -58,7 +59,8 @@ class VideoWriter:
         self._file, self._fps, self._height, self._width = file, fps, height, width
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
         command = [require_ffmpeg(), "-loglevel", "error", "-y", *raw, "-c:v", CODEC, "-pix_fmt", PIXELS, *QUALITY]
-        self._ffmpeg = subprocess.Popen([*command, str(file)], stdin=subprocess.PIPE)
+        # A session of its own: Ctrl-C reaches this program, which then ends it.
+        self._ffmpeg = subprocess.Popen([*command, str(file)], stdin=subprocess.PIPE, start_new_session=True)
         self.frames = 0
 
     @property
@@ -72,6 +74,14 @@ class VideoWriter:
         for picture in pictures:
             self._ffmpeg.stdin.write(np.ascontiguousarray(picture).tobytes())
             self.frames += 1
+
+    def abandon(self) -> None:
+        """End ffmpeg, whatever becomes of the file."""
+        self._ffmpeg.kill()
+        self._ffmpeg.wait()
+        if self._ffmpeg.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._ffmpeg.stdin.close()
 
     def close(self) -> dict[str, Any]:
         """End the file; returns what ``meta/info.json`` says of it.
@@ -107,16 +117,23 @@ def read_pictures(file: Path, height: int, width: int) -> Iterator[npt.NDArray[n
     """
     if not file.is_file():
         raise DemonstrationsError(f"{file} is missing; expected a whole LeRobotDataset")
+    # Its content might name other files, or other machines.
+    only = ["-protocol_whitelist", "file,pipe", "-f", "mov", "-xerror"]
     raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-"]
-    command = [require_ffmpeg(), "-loglevel", "error", "-nostdin", "-i", str(file), *raw]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
+    command = [require_ffmpeg(), "-loglevel", "error", "-nostdin", *only, "-i", str(file), *raw]
+    # Not a pipe: what nobody reads would fill it, and ffmpeg would wait.
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, start_new_session=True) as ffmpeg,
+    ):
         assert ffmpeg.stdout is not None
-        assert ffmpeg.stderr is not None
         try:
             while len(frame := ffmpeg.stdout.read(height * width * 3)) == height * width * 3:
                 yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
-            said = ffmpeg.stderr.read().decode(errors="replace").strip().splitlines()
+            failed = ffmpeg.wait()
         finally:
             ffmpeg.kill()  # who has seen enough does not wait for the rest
-    if said:
-        raise DemonstrationsError(f"{file} cannot be decoded ({said[0][:200]})")
+        complaints.seek(0)
+        said = complaints.read(1000).decode(errors="replace").strip().splitlines()
+    if failed or said:
+        raise DemonstrationsError(f"{file} cannot be decoded ({said[0][:200] if said else 'ffmpeg failed'})")

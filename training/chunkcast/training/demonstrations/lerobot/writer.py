@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from chunkcast.training.demonstrations.episodes import Episode
 from chunkcast.training.demonstrations.lerobot.episode_statistics import (
+    ColourCounts,
     Statistics,
-    picture_statistics,
     vector_statistics,
 )
 from chunkcast.training.demonstrations.lerobot.layout import (
@@ -90,8 +90,8 @@ class LeRobotWriter:
         self._data, self._held = _Place(), 0
         self._parquet: Any = None
         self._vectors: dict[str, list[npt.NDArray[Any]]] = {}
-        self._pictures: dict[str, list[npt.NDArray[np.uint8]]] = {view: [] for view in self.cameras}
-        self._videos = {view: (_Place(), self._video(view, _Place())) for view in self.cameras}
+        self._colours = {view: ColourCounts() for view in self.cameras}
+        self._videos: dict[str, tuple[_Place, VideoWriter]] = {}
 
     def _video(self, view: str, place: _Place) -> VideoWriter:
         file = self._aside / VIDEO_PATH.format(video_key=view, **place.indices)
@@ -139,9 +139,10 @@ class LeRobotWriter:
                     f"episode {number} has {0 if frames is None else len(frames)} pictures of {view} for {length} ticks"
                 )
             facts |= self._write_pictures(view, frames)
-            some = frames[:: -(-length // SAMPLED_PICTURES)]
-            statistics[view] = picture_statistics(some)
-            self._pictures[view].append(some)
+            colours = ColourCounts()
+            colours.add(frames[:: -(-length // SAMPLED_PICTURES)])
+            statistics[view] = colours.statistics()
+            self._colours[view].merge(colours)
         facts |= {f"stats/{name}/{key}": value for name, each in statistics.items() for key, value in each.items()}
         # One file of episodes, however many: a row holds no frames.
         facts |= {f"meta/episodes/{name}": index for name, index in _Place().indices.items()}
@@ -165,6 +166,8 @@ class LeRobotWriter:
         return self._data.indices
 
     def _write_pictures(self, view: str, frames: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        if view not in self._videos:
+            self._videos[view] = _Place(), self._video(view, _Place())
         place, video = self._videos[view]
         if video.bytes_written > VIDEO_FILE_MB * MEGABYTE:
             video.close()
@@ -207,7 +210,7 @@ class LeRobotWriter:
         if self._parquet is not None:
             self._parquet.close()
         for _, video in self._videos.values():
-            video.close()
+            video.abandon()
         shutil.rmtree(self._aside, ignore_errors=True)
 
     def _task_table(self) -> Any:
@@ -231,7 +234,7 @@ class LeRobotWriter:
 
     def _statistics(self) -> dict[str, Statistics]:
         whole = {name: vector_statistics(np.concatenate(parts)) for name, parts in self._vectors.items()}
-        pictures = {view: picture_statistics(np.concatenate(parts)) for view, parts in self._pictures.items()}
+        pictures = {view: colours.statistics() for view, colours in self._colours.items()}
         return {**whole, **pictures}
 
     def _info(self, videos: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
