@@ -157,8 +157,12 @@ def wait_for_replicas(on_ray: OnRay) -> dict[int, float]:
     [
         (["--ray"], "pass --insecure on a network that you trust"),
         (["--replicas", "2"], "go with --ray"),
+        (["--ray", "--insecure"], "Ray's proxy listens on all"),
         (["--ray", "--insecure", "--listen", "0.0.0.0:0"], "name one with --listen"),
-        (["--ray", "--insecure", "--token-file", "x"], "--token-file is for this server's own ports"),
+        (
+            ["--ray", "--insecure", "--listen", "0.0.0.0:1", "--token-file", "x"],
+            "--token-file is for this server's own ports",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together(flags: list[str], message: str) -> None:
@@ -166,3 +170,11 @@ def test_flags_that_do_not_go_together(flags: list[str], message: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_bundle_that_cannot_be_served_is_said_in_one_line(tmp_path: Path) -> None:
+    command = [str(SERVE), "--ray", "--insecure", "--listen", f"0.0.0.0:{free_port()}", "--bundle", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "policy.json" in done.stderr
+    assert "Traceback" not in done.stderr
