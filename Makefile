@@ -86,6 +86,7 @@ fine-tuning: data/six/manifest.json ## a seventh task from ten demonstrations, a
 	$(BIN)/python -m benchmarks.fine_tuning $(ARGS)
 
 ray: $(VENV)/.dev ## two replicas on Ray Serve beside the plain server, and one killed in each episode (10 min)
+	$(BIN)/python -m pytest -m slow tests/end_to_end
 	$(BIN)/python -m benchmarks.ray_serving $(ARGS)
 
 peers-training: data/six/manifest.json ## time to 90 % beside lerobot's Diffusion Policy trainer; after make lerobot (40 min)

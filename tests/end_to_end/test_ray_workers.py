@@ -17,6 +17,8 @@ BIN = Path(sys.executable).parent
 TASKS = ["drawer-close-v3", "reach-v3"]
 
 
+pytestmark = pytest.mark.slow  # make ray
+
 Words = list[str | Path]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chunkcast.training import run_checkpoints
-from chunkcast.training.checkpoint import LAST_CHECKPOINT, epoch_checkpoint, read_checkpoint
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint, top_checkpoint
 from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.export.cli import ExportConfig, export_command
@@ -26,33 +26,33 @@ def candidate(epoch: int, loss: float, success: float | None = None) -> Candidat
 
 
 def offer(top: TopCheckpoints, run: Path, one: Candidate) -> None:
-    file = run / epoch_checkpoint(one.epoch)
+    file = run / top_checkpoint(one.epoch)
     file.parent.mkdir(exist_ok=True)
     file.write_text(str(one.epoch))
     top.add(one)
 
 
 def files(run: Path) -> list[str]:
-    return sorted(file.stem for file in (run / "checkpoints").glob("epoch-*"))
+    return sorted(file.stem for file in (run / "checkpoints").glob("top-*"))
 
 
 def test_the_best_of_both_rankings_are_kept(tmp_path: Path) -> None:
-    top = TopCheckpoints(tmp_path, keep=1, always=(2,))
+    top = TopCheckpoints(tmp_path, keep=1)
     offer(top, tmp_path, candidate(1, 0.9, 0.5))
     assert not top.wants(0.95)
     assert top.wants(0.8)
     offer(top, tmp_path, candidate(2, 0.8, 0.4))
-    assert files(tmp_path) == ["epoch-0001", "epoch-0002"]  # one succeeds more, the other has the lower loss
+    assert files(tmp_path) == ["top-0001", "top-0002"]  # one succeeds more, the other has the lower loss
     offer(top, tmp_path, candidate(3, 0.7, 0.5))
-    # Epoch 3 has both: as much success and a later epoch, and the lowest loss. Epoch 2 was to stay in any case.
-    assert files(tmp_path) == ["epoch-0002", "epoch-0003"]
+    # Epoch 3 has both: as much success and a later epoch, and the lowest loss.
+    assert files(tmp_path) == ["top-0003"]
     offer(top, tmp_path, candidate(4, 0.6))
-    assert files(tmp_path) == ["epoch-0002", "epoch-0003", "epoch-0004"]
-    assert most_successful(tmp_path) == tmp_path / epoch_checkpoint(3)
+    assert files(tmp_path) == ["top-0003", "top-0004"]
+    assert most_successful(tmp_path) == tmp_path / top_checkpoint(3)
     kept, played = read_top(tmp_path)
     assert [one.epoch for one in kept] == [3, 4]
     assert [one.epoch for one in played] == [1, 2, 3]
-    again = TopCheckpoints(tmp_path, keep=1, always=())
+    again = TopCheckpoints(tmp_path, keep=1)
     again.resume(3)
     assert [one.epoch for one in again.candidates] == [3]
     assert again.has_played(2)
@@ -60,7 +60,7 @@ def test_the_best_of_both_rankings_are_kept(tmp_path: Path) -> None:
 
 
 def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path: Path) -> None:
-    top = TopCheckpoints(tmp_path, keep=0, always=())
+    top = TopCheckpoints(tmp_path, keep=0)
     assert not top.wants(0.0)
     with pytest.raises(CheckpointError, match="train with --rollout-every"):
         most_successful(tmp_path)
@@ -69,18 +69,16 @@ def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path: Path) -> None:
 def test_a_run_plays_its_checkpoints_through_the_server(
     small_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(
-        small_config, out=tmp_path / "run", epochs=3, rollout_every=2, rollout_episodes=1, keep_best=1, keep_epochs=()
-    )
+    config = replace(small_config, out=tmp_path / "run", epochs=2, rollout_every=2, rollout_episodes=1, keep_best=1)
     train_command(config)
     printed = capsys.readouterr()
     kept, played = read_top(config.out)
-    assert [one.epoch for one in played] == [2, 3]  # every second, and the last
+    assert [one.epoch for one in played] == [2]
     assert all(one.episodes == 2 and one.first_seed == 500_000 for one in played)
     best = by_success(kept)[0]
-    assert f"{epoch_checkpoint(best.epoch)}: success" in printed.out.replace("\n", "")
+    assert f"{top_checkpoint(best.epoch)}: success" in printed.out.replace("\n", "")
     # What was played is on record, as chunkcast-sim said it.
-    record = json.loads(next((config.out / "rollouts").glob("epoch-0003-*.json")).read_text())
+    record = json.loads(next((config.out / "rollouts").glob("top-0002-*.json")).read_text())
     assert record["summary"]["episodes"] == 2
     assert record["summary"]["first_seed"] == 500_000
     assert len(files(config.out)) <= 2
@@ -120,13 +118,13 @@ def test_the_last_epochs_rollout_is_made_up_for(
     """Also where the run had begun without rollouts, so that nobody kept the epoch's weights for them."""
     config = replace(small_config, out=tmp_path / "run", epochs=2, keep_best=1, keep_epochs=())
     train_command(config)
-    (config.out / epoch_checkpoint(2)).unlink(missing_ok=True)
+    (config.out / top_checkpoint(2)).unlink(missing_ok=True)
     monkeypatch.setattr(
         run_checkpoints, "played", lambda config, one: replace(one, success=1.0, episodes=2, ci95=(0, 1))
     )
     train_command(replace(config, rollout_every=5, resume=True))
     assert [one.epoch for one in read_top(config.out)[1]] == [2]
-    averaged = read_checkpoint(config.out / epoch_checkpoint(2))
+    averaged = read_checkpoint(config.out / top_checkpoint(2))
     last = read_checkpoint(config.out / LAST_CHECKPOINT)
     assert set(averaged.tensors) == {name for name in last.tensors if name.startswith("ema.")}
     assert all(torch.equal(value, last.tensors[name]) for name, value in averaged.tensors.items())

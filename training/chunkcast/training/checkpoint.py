@@ -28,8 +28,13 @@ BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
 
 
 def epoch_checkpoint(epoch: int) -> Path:
-    """Where the averaged weights of an epoch lie that are kept, within the run."""
+    """Where the averaged weights of one of ``keep_epochs`` lie, within the run."""
     return Path(f"checkpoints/epoch-{epoch:04d}.safetensors")
+
+
+def top_checkpoint(epoch: int) -> Path:
+    """Where the averaged weights of an epoch lie that is worth keeping for what it achieved, within the run."""
+    return Path(f"checkpoints/top-{epoch:04d}.safetensors")
 
 
 EMBEDDINGS_TENSOR = "instructions.embeddings"

@@ -11,6 +11,7 @@ from chunkcast.training.checkpoint import (
     Checkpoint,
     epoch_checkpoint,
     read_checkpoint,
+    top_checkpoint,
     write_checkpoint,
 )
 from chunkcast.training.history import EpochRecord
@@ -28,7 +29,7 @@ class RunCheckpoints:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
-        self.top = TopCheckpoints(config.out, config.keep_best, config.keep_epochs)
+        self.top = TopCheckpoints(config.out, config.keep_best)
 
     def write(self, record: EpochRecord, best: bool, averaged: Checkpoint, whole: Checkpoint) -> None:
         """Write what an epoch leaves; the last checkpoint last, since it is what is resumed.
@@ -40,9 +41,10 @@ class RunCheckpoints:
         """
         if best:
             write_checkpoint(self._config.out / BEST_CHECKPOINT, averaged)
-        kept = record.epoch in self._config.keep_epochs
-        if kept or self._is_played(record.epoch) or self.top.wants(record.validation_loss):
+        if record.epoch in self._config.keep_epochs:
             write_checkpoint(self._config.out / epoch_checkpoint(record.epoch), averaged)
+        if self._is_played(record.epoch) or self.top.wants(record.validation_loss):
+            write_checkpoint(self._config.out / top_checkpoint(record.epoch), averaged)
         write_checkpoint(self._config.out / LAST_CHECKPOINT, whole)
 
     def rank(self, record: EpochRecord, on_played: Callable[[Candidate, int], None], *, stopped: bool = False) -> None:
@@ -67,7 +69,7 @@ class RunCheckpoints:
 
     def _require_file(self, epoch: int) -> None:
         """An epoch that nobody meant to keep has its averaged weights in the last checkpoint alone."""
-        file = self._config.out / epoch_checkpoint(epoch)
+        file = self._config.out / top_checkpoint(epoch)
         if not file.is_file():
             last = read_checkpoint(self._config.out / LAST_CHECKPOINT)
             averaged = {name: value for name, value in last.tensors.items() if name.startswith("ema.")}

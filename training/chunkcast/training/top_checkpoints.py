@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chunkcast.training.checkpoint import epoch_checkpoint
+from chunkcast.training.checkpoint import top_checkpoint
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.files import write_json
 
@@ -67,11 +67,10 @@ class TopCheckpoints:
     Args:
         run: folder of the run.
         keep: of each ranking; 0 keeps none.
-        always: epochs whose files stay whatever they are worth.
     """
 
-    def __init__(self, run: Path, keep: int, always: Sequence[int]) -> None:
-        self._run, self._keep, self._always = run, keep, set(always)
+    def __init__(self, run: Path, keep: int) -> None:
+        self._run, self._keep = run, keep
         self._candidates: list[Candidate] = []
         self._played: list[Candidate] = []
 
@@ -106,8 +105,7 @@ class TopCheckpoints:
         facts = {"kept": self._candidates, "played": self._played}
         write_json(self._run / TOP, {name: [asdict(one) for one in listed] for name, listed in facts.items()})
         for one in overtaken:
-            if one.epoch not in self._always:
-                (self._run / epoch_checkpoint(one.epoch)).unlink(missing_ok=True)
+            (self._run / top_checkpoint(one.epoch)).unlink(missing_ok=True)
 
 
 def read_top(run: Path) -> tuple[list[Candidate], list[Candidate]]:
@@ -139,4 +137,4 @@ def most_successful(run: Path) -> Path:
     ranked = by_success(read_top(run)[0])
     if not ranked:
         raise CheckpointError(f"{run} has played no checkpoint; train with --rollout-every")
-    return run / epoch_checkpoint(ranked[0].epoch)
+    return run / top_checkpoint(ranked[0].epoch)

@@ -47,7 +47,7 @@ def train_command(config: TrainConfig) -> None:
 def _train(config: TrainConfig, device: torch.device, processes: Processes) -> None:
     from rich.console import Console
 
-    from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, epoch_checkpoint
+    from chunkcast.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, top_checkpoint
     from chunkcast.training.demonstrations.sources import read_training_data
     from chunkcast.training.files import write_json
     from chunkcast.training.fine_tuning_report import REPORT, require_known
@@ -99,7 +99,7 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
         f"{config.out / LAST_CHECKPOINT}\n{config.out / BEST_CHECKPOINT} (epoch {trainer.progress.best_epoch})"
     )
     for candidate in by_success(trainer.checkpoints.top.candidates)[: config.keep_best]:
-        print(f"{config.out / epoch_checkpoint(candidate.epoch)}: {told(candidate)}")
+        print(f"{config.out / top_checkpoint(candidate.epoch)}: {told(candidate)}")
     if new_episodes is not None and config.rollout_every:
         new_tasks = sorted(set(demonstrations.episode_tasks[:new_episodes]))
         _print_fine_tuning(config, new_tasks, sorted(set(demonstrations.episode_tasks[new_episodes:])))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from chunkcast.simulation.errors import SimulationError
-from chunkcast.training.checkpoint import epoch_checkpoint
+from chunkcast.training.checkpoint import top_checkpoint
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.rollouts import Rollouts
 from chunkcast.training.top_checkpoints import Candidate
@@ -46,7 +46,7 @@ def played(config: TrainConfig, candidate: Candidate) -> Candidate:
         TrainingError: it cannot be exported or played.
     """
     rollouts = Rollouts(config.rollout_episodes, config.rollout_seed, config.rollout_workers)
-    summary = rollouts.play_checkpoint(config.out / epoch_checkpoint(candidate.epoch))
+    summary = rollouts.play_checkpoint(config.out / top_checkpoint(candidate.epoch))
     low, high = summary["ci95"]
     return replace(
         candidate,
