@@ -438,7 +438,7 @@ def test_the_command_prints_each_finding_once_in_a_line_of_its_own(
 
 
 def test_epochs_are_kept_as_told(small_config: TrainConfig, tmp_path: Path) -> None:
-    config = replace(small_config, out=tmp_path / "run", epochs=3, keep_epochs=(2, 3, 99))
+    config = replace(small_config, out=tmp_path / "run", epochs=3, keep_epochs=(2, 3, 99), keep_best=0)
     train_command(config)
     assert sorted(file.name for file in (config.out / "checkpoints").iterdir()) == [
         "best.safetensors",
