@@ -107,7 +107,7 @@ def _copy(source: Path, target: Path) -> str:
         for file in (source / "policy.json", *source.glob("*.onnx")):
             shutil.copy(file, target)
     except OSError as error:
-        return str(error)
+        return error.strerror or type(error).__name__
     return ""
 
 
