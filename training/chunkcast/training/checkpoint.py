@@ -168,13 +168,8 @@ def what_decides_the_result(run: dict[str, Any]) -> dict[str, Any]:
     elsewhere = {"data", "out", "resume", "device", "precision", "keep_epochs", "preset", "frame_memory_gb"}
     elsewhere |= {"data_memory_gb", "mapped_folder", "keep_best"}
     elsewhere |= {f"rollout_{name}" for name in ("every", "episodes", "seed", "workers")}
-    elsewhere |= {
-        "text_encoder",
-        "instructions",
-        "teacher",
-        "start_from",
-        "rehearsal",
-    }  # paths: their contents are compared
+    # Paths: their contents are compared.
+    elsewhere |= {"text_encoder", "instructions", "teacher", "start_from", "rehearsal"}
     settings = {name: value for name, value in run["config"].items() if name not in elsewhere}
     contents = ("told", "data_sha256", "teacher_sha256", "start_from_sha256", "bf16")
     seen = {"frames": run["frames"]} if run.get("frames") else {}  # runs without cameras are who they were

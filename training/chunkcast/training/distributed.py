@@ -67,15 +67,9 @@ class Processes:
             return
         from torch import distributed
 
-        if len(tensors) == 1:
-            distributed.all_reduce(tensors[0])
-            tensors[0].div_(self.count)
-            return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
-        flat /= self.count
-        for tensor, mean in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+            tensor.div_(self.count)
 
     def gathered(self, value: Any) -> list[Any]:
         """The processes' values, by rank."""

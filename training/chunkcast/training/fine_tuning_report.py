@@ -66,7 +66,7 @@ def fine_tuning_report(config: TrainConfig, new_tasks: Sequence[str], old_tasks:
         before = rollouts.play_bundle(config.start_from, "--tasks", ",".join(old_tasks))
     else:
         source = weights_file(config.start_from, LAST_CHECKPOINT)
-        before = rollouts.play_checkpoint(source, kept=config.out / "rollouts" / "source.json")
+        before = rollouts.play_checkpoint(source, folder=config.out / "rollouts" / "source")
     after = rollouts.play_checkpoint(config.out / LAST_CHECKPOINT)
     report = [
         _pooled("old tasks before", before, old_tasks),

@@ -103,8 +103,7 @@ class WeightUpdate:
             self._processes.add(sums)
             loss, norm = sums[0], sums[1].sqrt()
         else:
-            self._processes.mean([loss])
-            self._processes.mean([gradient])
+            self._processes.mean([loss, gradient])
             norm = gradient.norm()
         gradient.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
         self._optimizer.step()

@@ -27,6 +27,8 @@ from chunkcast.training.vision.seen import frames_facts, what_is_seen
 from chunkcast.training.windows import Windows, split_by_episode
 
 BATCH = 16
+PATHS = ("rehearsal", "mapped_folder")
+"""Settings that JSON has as text, and that reading the demonstrations needs."""
 NOISE_SEED = 20_244
 
 
@@ -49,6 +51,8 @@ def demonstrated_observations(
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
     }
+    for name in PATHS:
+        settings[name] = Path(settings[name]) if settings.get(name) else None
     config = TrainConfig(**{name: value for name, value in settings.items() if name in known and value is not None})
     demonstrations, _ = read_training_data(config)
     if demonstrations.sha256 != checkpoint.run["data_sha256"]:

@@ -46,12 +46,12 @@ class Rollouts:
         if self.episodes < 1 or self.workers < 1:
             raise TrainingError(f"--episodes and --workers must be at least 1, got {self.episodes} and {self.workers}")
 
-    def play_checkpoint(self, file: Path, steps: int | None = None, kept: Path | None = None) -> dict[str, Any]:
+    def play_checkpoint(self, file: Path, steps: int | None = None, folder: Path | None = None) -> dict[str, Any]:
         """Export ``file`` with ``steps`` evaluations, serve and play it; what ``chunkcast-sim --json`` writes.
 
         Args:
             steps: by default what export would take.
-            kept: where the summary is kept, and looked for; by default among the rollouts of the checkpoint's run.
+            folder: where the summary is kept, and looked for; by default ``rollouts`` in the checkpoint's run.
 
         Raises:
             TrainingError: the checkpoint cannot be exported or played; the command's own message says why.
@@ -59,14 +59,12 @@ class Rollouts:
         from chunkcast.training.export.exporter import export_bundle
 
         key = {"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "steps": steps}
-        kept = (
-            kept
-            or file.parent.parent / "rollouts" / f"{file.stem}-steps{steps or ''}-seed{self.seed}-n{self.episodes}.json"
-        )
+        folder = folder or file.parent.parent / "rollouts"
+        kept = folder / f"{file.stem}-steps{steps or ''}-seed{self.seed}-n{self.episodes}.json"
         if (summary := _kept(kept, key)) is not None:
             return summary
-        with tempfile.TemporaryDirectory(prefix="chunkcast-") as folder:
-            bundle = Path(folder) / "checkpoint"
+        with tempfile.TemporaryDirectory(prefix="chunkcast-") as aside:
+            bundle = Path(aside) / "checkpoint"
             export_bundle(file, bundle, name="checkpoint", steps=steps)
             summary = self.play_bundle(bundle)
         write_json(kept, {**key, "summary": summary})
