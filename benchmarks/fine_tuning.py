@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from chunkcast.client.sim.success import success_rate
+from chunkcast.simulation.success import pooled
 
 BIN = Path(sys.executable).parent
 
@@ -67,11 +67,6 @@ def _played(config: FineTuningConfig, bundle: Path) -> dict[str, Any]:
     return summary
 
 
-def _pooled(summary: dict[str, Any], tasks: list[str]) -> dict[str, Any]:
-    rows = [summary["tasks"][task] for task in tasks]
-    return success_rate(sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows))
-
-
 def main(config: FineTuningConfig) -> None:
     """Collect, train, fine-tune, play, write."""
     work, commands, seconds = config.work, [], {}
@@ -103,9 +98,9 @@ def main(config: FineTuningConfig) -> None:
         "new_task": config.task,
         "demonstrations": config.demonstrations,
         "seeds": [config.seed, config.seed + config.episodes - 1],
-        "old_before": _pooled(before, old),
-        "old_after": _pooled(after, old),
-        "new": _pooled(after, [config.task]),
+        "old_before": pooled(before, old),
+        "old_after": pooled(after, old),
+        "new": pooled(after, [config.task]),
         "by_task": {task: row["success_rate"] for task, row in after["tasks"].items()},
         "seconds": seconds,
         "commands": commands,

@@ -29,8 +29,8 @@ from benchmarks.chaos.served import Served
 from chunkcast.client import ActionChunk, ChunkPlayer, PolicyClient
 from chunkcast.client.chunk_player import ControlRate
 from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
-from chunkcast.client.sim.success import success_rate
 from chunkcast.simulation.metaworld_tasks import MAX_EPISODE_STEPS
+from chunkcast.simulation.success import success_rate
 
 KILL_TICKS = (5, 35)
 """Between which the server is killed: the shortest episodes last some 50."""

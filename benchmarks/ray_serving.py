@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.kills import Arm, Played
-from chunkcast.client.sim.success import success_rate
+from chunkcast.simulation.success import success_rate
 
 BIN = Path(sys.executable).parent
 KILL_TICKS = (5, 35)

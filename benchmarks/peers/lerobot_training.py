@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
-from chunkcast.client.sim.success import success_rate
+from chunkcast.simulation.success import success_rate
 from chunkcast.training.demonstrations.sources import read_demonstrations
 
 BIN = Path(sys.executable).parent

@@ -9,7 +9,7 @@ import pytest
 from chunkcast.client.sim.cli import BadFlag, SimConfig, _jobs
 from chunkcast.client.sim.difficulty import GROUP_OF, by_difficulty
 from chunkcast.client.sim.phrasing import BadTable, read_phrases, task_of
-from chunkcast.client.sim.success import success_rate
+from chunkcast.simulation.success import success_rate
 from chunkcast.v1 import policy_pb2 as pb
 
 TABLE = """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
+from chunkcast.simulation.success import pooled
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint, top_checkpoint
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.export.bundle_writer import SPEC_NAME, read_spec
 from chunkcast.training.files import write_json
@@ -16,28 +16,6 @@ from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.warm_start import weights_file
 
 REPORT = "fine-tuning.json"
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Success:
-    """Of some tasks together.
-
-    Attributes:
-        what: which tasks, and when.
-        successes, episodes: that it is.
-        ci95: Wilson's interval.
-    """
-
-    what: str
-    successes: int
-    episodes: int
-    ci95: tuple[float, float]
-
-    @property
-    def rate(self) -> float:
-        """The share."""
-        return self.successes / self.episodes
 
 
 def require_known(source: Path, old_tasks: Sequence[str]) -> None:
@@ -54,11 +32,16 @@ def require_known(source: Path, old_tasks: Sequence[str]) -> None:
         raise CheckpointError(f"--rehearsal has {', '.join(unknown)}, which {source} has never learned; leave it out")
 
 
-def fine_tuning_report(config: TrainConfig, new_tasks: Sequence[str], old_tasks: Sequence[str]) -> list[Success]:
-    """Play the source and the last checkpoint; keep it as ``fine-tuning.json`` in the run.
+def fine_tuning_report(
+    config: TrainConfig, epoch: int, new_tasks: Sequence[str], old_tasks: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The success of old tasks before and after, and of the new ones; kept as ``fine-tuning.json`` in the run.
+
+    Args:
+        epoch: the run's last, whose averaged weights were played already if they are kept as worth it.
 
     Raises:
-        TrainingError: one cannot be played.
+        TrainingError: the source or the last checkpoint cannot be played.
     """
     assert config.start_from is not None
     rollouts = Rollouts(config.rollout_episodes, config.rollout_seed, config.rollout_workers)
@@ -67,12 +50,13 @@ def fine_tuning_report(config: TrainConfig, new_tasks: Sequence[str], old_tasks:
     else:
         source = weights_file(config.start_from, LAST_CHECKPOINT)
         before = rollouts.play_checkpoint(source, folder=config.out / "rollouts" / "source")
-    after = rollouts.play_checkpoint(config.out / LAST_CHECKPOINT)
-    report = [
-        _pooled("old tasks before", before, old_tasks),
-        _pooled("old tasks after", after, old_tasks),
-        _pooled("new tasks", after, new_tasks),
-    ]
+    played = config.out / top_checkpoint(epoch)
+    after = rollouts.play_checkpoint(played if played.is_file() else config.out / LAST_CHECKPOINT)
+    report = {
+        "old tasks before": pooled(before, old_tasks),
+        "old tasks after": pooled(after, old_tasks),
+        "new tasks": pooled(after, new_tasks),
+    }
     write_json(
         config.out / REPORT,
         {
@@ -80,25 +64,8 @@ def fine_tuning_report(config: TrainConfig, new_tasks: Sequence[str], old_tasks:
             "first_seed": config.rollout_seed,
             "new_tasks": list(new_tasks),
             "old_tasks": list(old_tasks),
-            **{
-                each.what: {
-                    "success_rate": round(each.rate, 4),
-                    "successes": each.successes,
-                    "episodes": each.episodes,
-                    "ci95": each.ci95,
-                }
-                for each in report
-            },
+            **report,
             "by_task": after["tasks"],
         },
     )
     return report
-
-
-def _pooled(what: str, summary: dict[str, Any], tasks: Sequence[str]) -> Success:
-    from scipy.stats import binomtest
-
-    successes = sum(summary["tasks"][task]["successes"] for task in tasks)
-    episodes = sum(summary["tasks"][task]["episodes"] for task in tasks)
-    interval = binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
-    return Success(what, successes, episodes, (round(float(interval.low), 4), round(float(interval.high), 4)))

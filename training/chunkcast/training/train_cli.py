@@ -102,12 +102,14 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
         print(f"{config.out / top_checkpoint(candidate.epoch)}: {told(candidate)}")
     if new_episodes is not None and config.rollout_every:
         new_tasks = sorted(set(demonstrations.episode_tasks[:new_episodes]))
-        _print_fine_tuning(config, new_tasks, sorted(set(demonstrations.episode_tasks[new_episodes:])))
+        _print_fine_tuning(
+            config, trainer.progress.epoch, new_tasks, sorted(set(demonstrations.episode_tasks[new_episodes:]))
+        )
     if not config.rollout_every:
         print("A low loss proves no success: measure it with chunkcast-export and chunkcast-sim.")
 
 
-def _print_fine_tuning(config: TrainConfig, new_tasks: list[str], old_tasks: list[str]) -> None:
+def _print_fine_tuning(config: TrainConfig, epoch: int, new_tasks: list[str], old_tasks: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -116,11 +118,11 @@ def _print_fine_tuning(config: TrainConfig, new_tasks: list[str], old_tasks: lis
     # Demonstrations may be further ones of a task that is rehearsed too.
     new_tasks = [task for task in new_tasks if task not in old_tasks] or new_tasks
     with Console(stderr=True).status("playing old and new tasks"):
-        report = fine_tuning_report(config, new_tasks, old_tasks)
+        report = fine_tuning_report(config, epoch, new_tasks, old_tasks)
     table = Table("", "success", "95 %", "episodes", title=f"{config.out}, through the server")
-    for each in report:
-        low, high = each.ci95
-        table.add_row(each.what, f"{each.rate:.1%}", f"{low:.1%} - {high:.1%}", str(each.episodes))
+    for what, row in report.items():
+        low, high = row["ci95"]
+        table.add_row(what, f"{row['success_rate']:.1%}", f"{low:.1%} - {high:.1%}", str(row["episodes"]))
     Console().print(table)
 
 

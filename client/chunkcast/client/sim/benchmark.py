@@ -17,8 +17,8 @@ from chunkcast.client import Credentials, PlaybackConfig, PolicyUnavailable
 from chunkcast.client.sim.difficulty import by_difficulty
 from chunkcast.client.sim.episode import EpisodeJob, EpisodeResult, connect_worker, play_episode, start_worker
 from chunkcast.client.sim.phrasing import task_of
-from chunkcast.client.sim.success import success_rate
 from chunkcast.simulation.ray_workers import RayWorkers
+from chunkcast.simulation.success import success_rate
 from chunkcast.v1 import policy_pb2 as pb
 
 INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM}

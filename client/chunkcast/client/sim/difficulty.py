@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chunkcast.client.sim.success import success_rate
+from chunkcast.simulation.success import success_rate
 
 MEDIUM = (
     "basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side push-wall soccer sweep sweep-into"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 CONFIDENCE = 0.95
@@ -18,3 +19,9 @@ def success_rate(successes: int, episodes: int) -> dict[str, Any]:
         "successes": successes,
         "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
     }
+
+
+def pooled(summary: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """``success_rate`` of some tasks together, of what ``chunkcast-sim --json`` writes."""
+    rows = [summary["tasks"][task] for task in tasks]
+    return success_rate(sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows))
