@@ -17,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,8 @@ class Server:
     address: str
     process: subprocess.Popen[str]
     replicas: int = 0
+    metrics_port: int = 0
+    """The first of the replicas'."""
     ready_at: float = 0.0
     generator: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -73,14 +77,21 @@ class Server:
         os.kill(self.generator.choice(self._processes()), signal.SIGKILL)
 
     def start(self) -> None:
-        """Ray does; until it has."""
+        """Ray does; until as many are ready."""
         deadline = time.monotonic() + READY_SECONDS
-        while len(self._processes()) < self.replicas:
+        while self._ready() < self.replicas:
             if time.monotonic() > deadline:
                 raise RuntimeError("the killed replica was not replaced")
             time.sleep(0.1)
-        time.sleep(2.0)  # its policy is loaded and warmed before Ray calls it healthy
         self.ready_at = time.monotonic()
+
+    def _ready(self) -> int:
+        """Replicas that say so on their page; a new one takes a port that the killed one has left, or the next."""
+        ready = 0
+        for port in range(self.metrics_port, self.metrics_port + 2 * self.replicas):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2.0) as page:
+                ready += page.status == HTTPStatus.OK
+        return ready
 
     @staticmethod
     def _processes() -> list[int]:
@@ -106,7 +117,7 @@ def _served(config: RayServingConfig, *, ray: bool) -> Iterator[Server]:
         if not process.stdout.readline().startswith("ready"):
             raise RuntimeError("the server did not start")
         try:
-            yield Server(f"127.0.0.1:{port}", process, config.replicas, time.monotonic())
+            yield Server(f"127.0.0.1:{port}", process, config.replicas, metrics, time.monotonic())
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)

@@ -1,13 +1,15 @@
 """Time to 90 % on the six tasks: this trainer beside lerobot's own Diffusion Policy trainer, same demonstrations.
 
 ``python -m benchmarks.peers.lerobot_training`` (``make peers-training``) trains here until the schedule ends, plays the
-policy through the server, and then gives lerobot ten times as long, with its own defaults, and plays what came of it.
-Writes docs/results/peers-training.json.
+policy through the server, and then gives lerobot ten times as long and plays what came of it: once with its own
+defaults, a network for GPUs, and once with its network as narrow as this project's. Writes
+docs/results/peers-training.json.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -26,6 +28,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import track
+from safetensors import safe_open
 
 from chunkcast.client.sim.metaworld_robot import STATE_KEY, MetaWorldRobot
 from chunkcast.simulation.success import success_rate
@@ -33,6 +36,22 @@ from chunkcast.training.demonstrations.sources import read_demonstrations
 
 BIN = Path(sys.executable).parent
 SIDE = Path(__file__).with_name("lerobot_side.py")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way to run lerobot's trainer."""
+
+    name: str
+    flags: tuple[str, ...]
+    save_every: int
+    """Steps between two checkpoints; those of its own network are 3 GB."""
+
+
+PEERS = (
+    Peer("its defaults", (), 20),
+    Peer("narrow", ("--policy.down_dims=[64,128,256]",), 200),
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +74,6 @@ class TrainingPeersConfig:
     """Times this trainer's seconds that lerobot's trains."""
     batch_size: int = 64
     """Of lerobot's: its own 8 would make less of two cores, its paper's is 64."""
-    save_every: int = 50
-    """Steps between two of its checkpoints."""
     sampling_steps: int = 10
     """DDIM steps of its policy."""
     seed: int = 1_000_000
@@ -106,24 +123,34 @@ def _converted(config: TrainingPeersConfig) -> Path:
     return root
 
 
-def _train_lerobot(config: TrainingPeersConfig, root: Path, seconds: float) -> tuple[list[str], float]:
-    out = config.work / "lerobot-run"
+def _train_lerobot(config: TrainingPeersConfig, peer: Peer, root: Path, out: Path, seconds: float) -> dict[str, Any]:
     command = [
         *(str(config.lerobot_python), "-m", "lerobot.scripts.lerobot_train", "--policy.type=diffusion"),
         *("--dataset.repo_id=local/six", f"--dataset.root={root}", f"--output_dir={out}", "--policy.device=cpu"),
         *("--policy.push_to_hub=false", "--wandb.enable=false", f"--batch_size={config.batch_size}"),
-        *("--steps=1000000", f"--save_freq={config.save_every}", "--log_freq=10", "--num_workers=0", "--eval_freq=0"),
+        *("--steps=1000000", f"--save_freq={peer.save_every}", "--log_freq=10", "--num_workers=0", "--eval_freq=0"),
+        *peer.flags,
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with (config.work / "lerobot.log").open("w") as log:
+    log_file = out.with_suffix(".log")
+    with log_file.open("w") as log:
         began = time.monotonic()
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True) as process:
-            while process.poll() is None and time.monotonic() - began < seconds:
-                time.sleep(1.0)
-            if process.poll() is not None:
-                raise RuntimeError(f"lerobot's trainer ended early; see {config.work / 'lerobot.log'}")
-            os.killpg(process.pid, signal.SIGKILL)
-        return command, time.monotonic() - began
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                pass
+            else:
+                raise RuntimeError(f"lerobot's trainer ended early; see {log_file}")
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        return {"seconds": round(time.monotonic() - began, 1), "command": shlex.join(command[1:])}
+
+
+def _parameters(weights: Path) -> int:
+    with safe_open(weights, "np") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
 @contextmanager
@@ -144,12 +171,14 @@ def _lerobot_policy(config: TrainingPeersConfig, checkpoint: Path) -> Iterator[A
         sending.close()
 
 
-def _play_lerobot(config: TrainingPeersConfig, console: Console) -> dict[str, Any]:
-    checkpoints = sorted((config.work / "lerobot-run/checkpoints").glob("[0-9]*/pretrained_model"))
+def _play_lerobot(config: TrainingPeersConfig, out: Path, console: Console) -> dict[str, Any]:
+    checkpoints = sorted((out / "checkpoints").glob("[0-9]*/pretrained_model"))
     # The last may have been cut off while it was written.
     whole = [
         each for each in checkpoints if (each / "model.safetensors").is_file() and (each / "config.json").is_file()
     ]
+    if not whole:
+        raise RuntimeError(f"lerobot wrote no checkpoint in its time; see {out.with_suffix('.log')}")
     checkpoint = whole[-2] if len(whole) > 1 else whole[-1]
     tasks = read_demonstrations(config.data).tasks
     solved = dict.fromkeys(tasks, 0)
@@ -168,6 +197,7 @@ def _play_lerobot(config: TrainingPeersConfig, console: Console) -> dict[str, An
         **success_rate(sum(solved.values()), len(jobs)),
         "by_task": solved,
         "steps": int(checkpoint.parent.name),
+        "parameters": _parameters(checkpoint / "model.safetensors"),
         "sampling": f"DDIM, {config.sampling_steps} steps",
     }
 
@@ -179,12 +209,15 @@ def main(config: TrainingPeersConfig) -> None:
     ours = _ours(config)
     console.print(ours)
     root = _converted(config)
-    command, seconds = _train_lerobot(config, root, config.factor * ours["seconds"])
-    theirs = {"seconds": round(seconds, 1), **_play_lerobot(config, console), "command": shlex.join(command[1:])}
-    console.print(theirs)
+    theirs: dict[str, Any] = {}
+    for peer in PEERS:
+        out = config.work / f"lerobot-{peer.name.replace(' ', '-')}"
+        trained = _train_lerobot(config, peer, root, out, config.factor * ours["seconds"])
+        theirs[f"lerobot 0.4.4 diffusion, {peer.name}"] = trained | _play_lerobot(config, out, console)
+        console.print(theirs)
     report = {
         "chunkcast": ours,
-        "lerobot 0.4.4 diffusion": theirs,
+        **theirs,
         "seeds": [config.seed, config.seed + config.episodes - 1],
         "command": f"python -m benchmarks.peers.lerobot_training --epochs {config.epochs}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",

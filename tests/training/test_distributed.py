@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,11 +77,12 @@ def test_it_resumes_as_if_it_had_not_been_interrupted(
     shared_run: Path, small_config: TrainConfig, tmp_path: Path
 ) -> None:
     flags = flags_of(small_config, tmp_path / "run")
-    interrupted = [sys.executable, "-c", STOP_AFTER_TWO, *flags]
-    command = [str(TORCHRUN), "--standalone", "--nproc-per-node", "2", "--no-python", *interrupted]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    stopped = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert stopped.returncode != 0
+    lost, ended = run_without_torchrun([sys.executable, "-c", STOP_AFTER_TWO, *flags])
+    assert ended.returncode == 3
+    # torchrun would have ended the other too; without, it says whom it misses.
+    assert lost.returncode == 2
+    assert "error: process 0 of 2 has lost another one" in lost.stderr
+    assert "Traceback" not in lost.stderr
     assert len(read_history(tmp_path / "run")) == 2
     resumed = train_with_two([*flags, "--resume"])
     assert resumed.returncode == 0, resumed.stderr
@@ -91,6 +94,22 @@ def test_it_resumes_as_if_it_had_not_been_interrupted(
         assert one.measurements() == other.measurements()
 
 
+def run_without_torchrun(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """Both of two, by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+
+    def run(rank: int) -> subprocess.CompletedProcess[str]:
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **rendezvous, **own}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, range(2)))
+
+
 STOP_AFTER_TWO = """
 import os, sys
 from chunkcast.training import trainer
@@ -100,7 +119,7 @@ finish = trainer.Trainer._finish_epoch
 
 def stopping(self, record):
     finish(self, record)
-    if record.epoch == 2:
+    if record.epoch == 2 and not self.processes.writes:
         os._exit(3)
 
 trainer.Trainer._finish_epoch = stopping

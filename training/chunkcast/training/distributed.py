@@ -135,7 +135,11 @@ def by_environment() -> Processes:
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Iterator[None]:
-    """The processes know each other inside this block: by NCCL on GPUs, by gloo on CPUs."""
+    """The processes know each other inside this block: by NCCL on GPUs, by gloo on CPUs.
+
+    Raises:
+        TrainingError: another one has ended.
+    """
     if processes.count == 1:
         yield
         return
@@ -146,7 +150,16 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     # What is said, and waited for, goes by the CPU: on a GPU a wait would keep it busy for as long as it lasts.
     _groups.append(distributed.new_group(backend="gloo", timeout=LONGEST_WAIT))
-    yield
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo's own are plain ones, which name its source file.
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            f"process {processes.rank} of {processes.count} has lost another one, which says why it ended "
+            f"({str(error).splitlines()[0]}); start them again with --resume"
+        ) from None
     # Not where something was raised: the others may be waiting for what will never come, and this for them.
     _groups.clear()
     distributed.destroy_process_group()

@@ -9,7 +9,7 @@ weights, and all see the whole. Elsewhere the gradients' mean goes round (NCCL, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,10 +57,14 @@ class WeightUpdate:
         if not vectors.shared:
             processes.spread(self._weights)
             processes.spread(self._averages)
-        for parameter, weights, gradients in zip(
-            self._parameters, self._views(self._weights), self._views(self._gradients), strict=True
+        self._without_gradient: set[int] = set()
+        for index, (parameter, weights, gradient) in enumerate(
+            zip(self._parameters, self._views(self._weights), self._views(self._gradients), strict=True)
         ):
-            parameter.data, parameter.grad = weights, gradients
+            parameter.data = weights
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                self._kept_in(gradient, index)
+            )
         own = nn.Parameter(self._weights[self._part])
         own.grad = torch.zeros_like(own) if vectors.shared else self._gradients
         self._own = own
@@ -91,9 +95,12 @@ class WeightUpdate:
         Returns:
             The mean loss over the processes, and the gradient's norm before clipping.
         """
-        self._gradients.zero_()
+        self._without_gradient.update(range(len(self._parameters)))
         loss.backward()  # type: ignore[no-untyped-call]
         loss = loss.detach()
+        gradients = self._views(self._gradients)
+        for index in self._without_gradient:
+            gradients[index].zero_()
         gradient = self._own.grad
         assert gradient is not None
         if self._shared:
@@ -112,6 +119,19 @@ class WeightUpdate:
         if self._shared:
             self._processes.wait()  # until all have moved their part
         return loss, norm
+
+    def _kept_in(self, view: torch.Tensor, index: int) -> Callable[[torch.Tensor], None]:
+        """What happens to a parameter's gradient as soon as there is one: it is copied while a cache still holds it,
+        where adding it to zeros would move four times as much memory.
+        """
+
+        def keep(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            view.copy_(parameter.grad)
+            parameter.grad = None
+            self._without_gradient.discard(index)
+
+        return keep
 
     def _averaging_decay(self) -> float:
         """With ``step`` steps done, the first of which replaces the average."""
