@@ -94,20 +94,20 @@ def test_it_resumes_as_if_it_had_not_been_interrupted(
         assert one.measurements() == other.measurements()
 
 
-def run_without_torchrun(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
-    """Both of two, by rank."""
+def run_without_torchrun(command: list[str], count: int = 2) -> list[subprocess.CompletedProcess[str]]:
+    """All of them, by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    of_all = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
 
     def run(rank: int) -> subprocess.CompletedProcess[str]:
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        environment = {**os.environ, **rendezvous, **own}
+        environment = {**os.environ, **of_all, **own}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(run, range(2)))
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
 
 
 STOP_AFTER_TWO = """
@@ -125,6 +125,35 @@ def stopping(self, record):
 trainer.Trainer._finish_epoch = stopping
 sys.argv[0] = "chunkcast-train"
 main()
+"""
+
+
+def test_messages_go_round_in_order_until_one_has_ended() -> None:
+    for rank, done in enumerate(run_without_torchrun([sys.executable, "-c", EXCHANGE], 3)):
+        assert done.returncode == 0, done.stderr
+        *rounds, last = done.stdout.splitlines()
+        assert rounds == [f"0/{number},1/{number},2/{number}" for number in range(50)]
+        assert last.startswith(f"process {rank} of 3 has lost another one" if rank else "ended")
+
+
+EXCHANGE = """
+import torch
+from chunkcast.training.distributed import by_environment, joined
+from chunkcast.training.errors import TrainingError
+from chunkcast.training.local_exchange import LocalExchange
+
+processes = by_environment()
+with joined(processes, torch.device("cpu")):
+    exchange = LocalExchange(processes)
+    for number in range(50):
+        print(b",".join(exchange.exchanged(f"{processes.rank}/{number}".encode())).decode())
+    try:
+        if processes.rank:
+            exchange.wait()
+        print("ended")
+    except TrainingError as error:
+        print(error)
+    del exchange  # its sockets are closed
 """
 
 

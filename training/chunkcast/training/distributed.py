@@ -54,13 +54,6 @@ class Processes:
         """The first process's value."""
         return self.gathered(value)[0]
 
-    def add(self, tensor: torch.Tensor) -> None:
-        """Set ``tensor`` to its sum over the processes."""
-        if self.count > 1:
-            from torch import distributed
-
-            distributed.all_reduce(tensor)
-
     def mean(self, tensors: Sequence[torch.Tensor]) -> None:
         """Set every tensor to its mean over the processes."""
         if self.count == 1:
@@ -133,6 +126,14 @@ def by_environment() -> Processes:
         ) from None
 
 
+def another_is_lost(processes: Processes, reason: object) -> TrainingError:
+    """What a process says that waits for another in vain."""
+    return TrainingError(
+        f"process {processes.rank} of {processes.count} has lost another one, which says why it ended "
+        f"({str(reason).splitlines()[0]}); start them again with --resume"
+    )
+
+
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     """The processes know each other inside this block: by NCCL on GPUs, by gloo on CPUs.
@@ -156,10 +157,7 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
         # gloo's own are plain ones, which name its source file.
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
-        raise TrainingError(
-            f"process {processes.rank} of {processes.count} has lost another one, which says why it ended "
-            f"({str(error).splitlines()[0]}); start them again with --resume"
-        ) from None
+        raise another_is_lost(processes, error) from None
     # Not where something was raised: the others may be waiting for what will never come, and this for them.
     _groups.clear()
     distributed.destroy_process_group()

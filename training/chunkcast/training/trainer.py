@@ -47,7 +47,7 @@ from chunkcast.training.sampling import sampling_scheduler, training_noise_sched
 from chunkcast.training.state_differences import previous_of
 from chunkcast.training.top_checkpoints import Candidate
 from chunkcast.training.train_config import TrainConfig
-from chunkcast.training.validation import by_task, by_timestep, window_errors
+from chunkcast.training.validation import measurements, window_errors
 from chunkcast.training.vision.seen import frames_facts, what_is_seen
 from chunkcast.training.warm_start import start_from, weights_file
 from chunkcast.training.weight_update import WeightUpdate
@@ -259,16 +259,7 @@ class Trainer:
             first_timestep=self.config.process_timesteps - 1 if self.config.teacher else 0,
             processes=self.processes,
         )
-        tasks = self.instructions.tasks
-        return {
-            "validation_loss": float(errors.objective.mean()),
-            "validation_noise_mse": float(errors.noise_mse.mean()),
-            "validation_noise_mse_by_timestep": by_timestep(errors, self.config.process_timesteps),
-            "validation_noise_mse_by_task": by_task(errors.noise_mse, errors.task, tasks),
-            "validation_action_mse": float(errors.action_mse.mean()),
-            "validation_action_mse_by_task": by_task(errors.action_mse, errors.task, tasks),
-            "validation_action_variance": float(errors.action_deviation.mean()),
-        }
+        return measurements(errors, self.config.process_timesteps, self.instructions.tasks)
 
     @property
     def loss_curve(self) -> list[EpochLosses]:

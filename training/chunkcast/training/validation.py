@@ -136,6 +136,19 @@ def window_errors(
     )
 
 
+def measurements(errors: WindowErrors, train_timesteps: int, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """What an epoch's record keeps of ``errors``, by its names."""
+    return {
+        "validation_loss": float(errors.objective.mean()),
+        "validation_noise_mse": float(errors.noise_mse.mean()),
+        "validation_noise_mse_by_timestep": by_timestep(errors, train_timesteps),
+        "validation_noise_mse_by_task": by_task(errors.noise_mse, errors.task, tasks),
+        "validation_action_mse": float(errors.action_mse.mean()),
+        "validation_action_mse_by_task": by_task(errors.action_mse, errors.task, tasks),
+        "validation_action_variance": float(errors.action_deviation.mean()),
+    }
+
+
 def by_timestep(errors: WindowErrors, train_timesteps: int) -> dict[str, float]:
     """The mean noise MSE by band of timesteps, such as ``0-9``; bands without a window are left out."""
     bands: dict[str, float] = {}

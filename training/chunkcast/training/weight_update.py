@@ -9,6 +9,8 @@ weights, and all see the whole. Elsewhere the gradients' mean goes round (NCCL, 
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from torch import nn
 
 from chunkcast.training.distributed import Processes
+from chunkcast.training.local_exchange import LocalExchange
 from chunkcast.training.shared_memory import Vectors
 from chunkcast.training.train_config import TrainConfig
 
@@ -49,7 +52,7 @@ class WeightUpdate:
         self._part = vectors.part
         self._weights, self._averages = vectors.new(), vectors.new()
         self._gradients, self._gradients_of_all = vectors.one_of_each()
-        self._shared = vectors.shared
+        self._exchange = LocalExchange(processes) if vectors.shared else None
         with torch.no_grad():
             # Processes that share memory write the same.
             self._weights.copy_(torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters]))
@@ -103,22 +106,34 @@ class WeightUpdate:
             gradients[index].zero_()
         gradient = self._own.grad
         assert gradient is not None
-        if self._shared:
-            self._processes.wait()  # until all gradients are there
-            torch.mean(self._gradients_of_all[:, self._part], 0, out=gradient)
-            sums = torch.stack([loss / self._processes.count, gradient.square().sum()])
-            self._processes.add(sums)
-            loss, norm = sums[0], sums[1].sqrt()
+        count = 1
+        if self._exchange:
+            self._exchange.wait()  # until all gradients are there
+            first, second, *more = self._gradients_of_all[:, self._part]
+            torch.add(first, second, out=gradient)
+            for another in more:
+                gradient.add_(another)
+            loss, norm = self._means(self._exchange, loss, gradient)
+            count = self._processes.count
         else:
             self._processes.mean([loss, gradient])
             norm = gradient.norm()
-        gradient.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
+        gradient.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0) / count)
         self._optimizer.step()
         self._schedule.step()
         self._averages[self._part].lerp_(self._weights[self._part], 1.0 - self._averaging_decay())
-        if self._shared:
-            self._processes.wait()  # until all have moved their part
+        if self._exchange:
+            self._exchange.wait()  # until all have moved their part
         return loss, norm
+
+    def _means(
+        self, exchange: LocalExchange, loss: torch.Tensor, sum_of_part: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss, and the norm of the gradients' mean, whose sum each process has a part of."""
+        own = struct.pack("<2d", float(loss), float(sum_of_part.square().sum()))
+        losses, squares = zip(*(struct.unpack("<2d", each) for each in exchange.exchanged(own)), strict=True)
+        count = self._processes.count
+        return torch.tensor(sum(losses) / count), torch.tensor(math.sqrt(sum(squares)) / count)
 
     def _kept_in(self, view: torch.Tensor, index: int) -> Callable[[torch.Tensor], None]:
         """What happens to a parameter's gradient as soon as there is one: it is copied while a cache still holds it,
