@@ -10,9 +10,9 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chunkcast.simulation.success import pooled
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_run_facts
 
 BIN = Path(sys.executable).parent
 
@@ -35,7 +36,7 @@ class FineTuningConfig:
     demonstrations: int = 10
     """Of it."""
     work: Path = Path("runs/fine-tuning")
-    """Folder for demonstrations, runs and bundles; what is there is not made again."""
+    """Folder for demonstrations, runs and bundles; runs go on where they were interrupted."""
     data: Path = Path("data/six")
     """Demonstrations of the six."""
     base_flags: str = "--epochs 30"
@@ -56,28 +57,34 @@ def _run(*command: str | Path) -> str:
     return shlex.join(map(str, command))
 
 
+def _made(config: FineTuningConfig, name: str, flags: list[str | Path]) -> tuple[list[str], float]:
+    """A run and its bundle, ``bundle-NAME``: the commands, and the seconds of training."""
+    run, bundle = config.work / name, config.work / f"bundle-{name}"
+    last = run / LAST_CHECKPOINT
+    train = _run("chunkcast-train", "--out", run, *flags, *(["--resume"] if last.is_file() else []))
+    shutil.rmtree(bundle, ignore_errors=True)
+    export = _run("chunkcast-export", "--run", run, "--out", bundle)
+    return [train.removesuffix(" --resume"), export], round(read_run_facts(last)["seconds"], 1)
+
+
 def _played(config: FineTuningConfig, bundle: Path) -> dict[str, Any]:
-    file = config.work / f"{bundle.name}-{config.seed}-{config.episodes}.json"
-    if not file.is_file():
-        _run(
-            *("chunkcast-sim", "--bundle", bundle, "--episodes", str(config.episodes)),
-            *("--seed", str(config.seed), "--json", file),
-        )
+    file = bundle / "played.json"
+    _run(
+        *("chunkcast-sim", "--bundle", bundle, "--episodes", str(config.episodes)),
+        *("--seed", str(config.seed), "--json", file),
+    )
     summary: dict[str, Any] = json.loads(file.read_text())
     return summary
 
 
 def main(config: FineTuningConfig) -> None:
     """Collect, train, fine-tune, play, write."""
-    work, commands, seconds = config.work, [], {}
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / "new").is_dir():
-        commands.append(
-            _run(
-                *("chunkcast-collect", "--out", work / "new", "--tasks", config.task),
-                *("--episodes", str(config.demonstrations)),
-            )
-        )
+    work, seconds = config.work, {}
+    shutil.rmtree(work / "new", ignore_errors=True)
+    collected = config.demonstrations
+    commands = [
+        _run(*("chunkcast-collect", "--out", work / "new", "--tasks", config.task, "--episodes", str(collected)))
+    ]
     runs: dict[str, list[str | Path]] = {
         "six": ["--data", config.data, *shlex.split(config.base_flags)],
         "seven": [
@@ -86,12 +93,8 @@ def main(config: FineTuningConfig) -> None:
         ],
     }
     for name, flags in runs.items():
-        began = time.monotonic()
-        if not (work / name / "checkpoints/last.safetensors").is_file():
-            commands.append(_run("chunkcast-train", "--out", work / name, *flags))
-        seconds[name] = round(time.monotonic() - began, 1)
-        if not (work / f"bundle-{name}").is_dir():
-            commands.append(_run("chunkcast-export", "--run", work / name, "--out", work / f"bundle-{name}"))
+        made, seconds[name] = _made(config, name, flags)
+        commands += made
     before, after = (_played(config, work / f"bundle-{name}") for name in runs)
     old = list(before["tasks"])
     report: dict[str, Any] = {
@@ -104,7 +107,7 @@ def main(config: FineTuningConfig) -> None:
         "by_task": {task: row["success_rate"] for task, row in after["tasks"].items()},
         "seconds": seconds,
         "commands": commands,
-        "command": f"python -m benchmarks.fine_tuning --task {config.task} --episodes {config.episodes}",
+        "command": shlex.join(["python", "-m", "benchmarks.fine_tuning", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
     table = Table("", "success", "95 %", "episodes")
