@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.peers.lerobot_training`` (``make peers-training``) trains here until the schedule ends, plays the
 policy through the server, and then gives lerobot ten times as long and plays what came of it: once with its own
-defaults, a network for GPUs, and once with its network as narrow as this project's. Writes
-docs/results/peers-training.json.
+network, for GPUs, and once with that narrowed to a size like this project's. Its schedule ends with its time: as many
+steps are asked for as fit, after a few that are timed. Writes docs/results/peers-training.json.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
-import signal
+import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,19 +40,24 @@ BIN = Path(sys.executable).parent
 SIDE = Path(__file__).with_name("lerobot_side.py")
 
 
+WARMUP_STEPS = 500
+"""lerobot's own; of a run that is shorter than ten times that, a tenth."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A way to run lerobot's trainer."""
 
     name: str
     flags: tuple[str, ...]
-    save_every: int
-    """Steps between two checkpoints; those of its own network are 3 GB."""
+    timed_steps: int
+    episodes: int
+    """Of each task; chunks of its own network take seconds."""
 
 
 PEERS = (
-    Peer("its defaults", (), 20),
-    Peer("narrow", ("--policy.down_dims=[64,128,256]",), 200),
+    Peer("its own network", (), 5, 5),
+    Peer("narrowed", ("--policy.down_dims=[64,128,256]",), 50, 20),
 )
 
 
@@ -62,14 +69,10 @@ class TrainingPeersConfig:
     """Of an environment that has lerobot (``make lerobot`` makes it)."""
     data: Path = Path("data/six")
     """Demonstrations."""
-    work: Path = Path("runs/peers-training")
-    """Folder for everything; what is there is not made again."""
     epochs: int = 10
     """Of chunkcast-train."""
     episodes: int = 20
     """Of each task, of this trainer's policy."""
-    lerobot_episodes: int = 5
-    """Of each task, of lerobot's policy, whose chunks take seconds."""
     factor: float = 10.0
     """Times this trainer's seconds that lerobot's trains."""
     batch_size: int = 64
@@ -82,10 +85,10 @@ class TrainingPeersConfig:
     """File for everything measured."""
 
 
-def _ours(config: TrainingPeersConfig) -> dict[str, Any]:
-    run, bundle, played = config.work / "ours", config.work / "ours-bundle", config.work / "ours.json"
-    train = [str(BIN / "chunkcast-train"), "--data", str(config.data), "--out", str(run)]
-    train += ["--epochs", str(config.epochs), "--keep-best", "0"]
+def _ours(config: TrainingPeersConfig, work: Path) -> dict[str, Any]:
+    run, bundle, played = work / "ours", work / "ours-bundle", work / "ours.json"
+    flags = ["--data", str(config.data), "--epochs", str(config.epochs), "--keep-best", "0"]
+    train = [str(BIN / "chunkcast-train"), "--out", str(run), *flags]
     began = time.monotonic()
     subprocess.run(train, check=True)
     seconds = time.monotonic() - began
@@ -100,18 +103,17 @@ def _ours(config: TrainingPeersConfig) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "seconds_to_bundle": round(exported, 1),
         **{key: summary[key] for key in kept},
-        "command": shlex.join(["chunkcast-train", *train[1:]]),
+        "seeds": [config.seed, config.seed + config.episodes - 1],
+        "command": shlex.join(["chunkcast-train", *flags]),
     }
 
 
-def _converted(config: TrainingPeersConfig) -> Path:
-    root = config.work / "lerobot-data"
-    if root.is_dir():
-        return root
+def _converted(config: TrainingPeersConfig, work: Path) -> Path:
+    root = work / "lerobot-data"
     demonstrations = read_demonstrations(config.data)
     tasks = demonstrations.tasks
     task = np.array([tasks.index(name) for name in demonstrations.episode_tasks])[demonstrations.episode_index]
-    table = config.work / "table.npz"
+    table = work / "table.npz"
     np.savez(
         table,
         states=np.asarray(demonstrations.states),
@@ -123,29 +125,38 @@ def _converted(config: TrainingPeersConfig) -> Path:
     return root
 
 
-def _train_lerobot(config: TrainingPeersConfig, peer: Peer, root: Path, out: Path, seconds: float) -> dict[str, Any]:
-    command = [
-        *(str(config.lerobot_python), "-m", "lerobot.scripts.lerobot_train", "--policy.type=diffusion"),
-        *("--dataset.repo_id=local/six", f"--dataset.root={root}", f"--output_dir={out}", "--policy.device=cpu"),
-        *("--policy.push_to_hub=false", "--wandb.enable=false", f"--batch_size={config.batch_size}"),
-        *("--steps=1000000", f"--save_freq={peer.save_every}", "--log_freq=10", "--num_workers=0", "--eval_freq=0"),
-        *peer.flags,
-    ]
+def _run_lerobot(config: TrainingPeersConfig, root: Path, out: Path, *flags: str) -> tuple[list[str], str, float]:
+    """Its trainer to the end: the command's flags, what it logged, and the seconds it took."""
+    flags = (
+        *("--policy.type=diffusion", "--policy.device=cpu", "--policy.push_to_hub=false", "--wandb.enable=false"),
+        *("--eval_freq=0", "--num_workers=0", "--log_freq=1", f"--batch_size={config.batch_size}", *flags),
+    )
+    folders = ("--dataset.repo_id=local/six", f"--dataset.root={root}", f"--output_dir={out}")
+    command = [str(config.lerobot_python), "-m", "lerobot.scripts.lerobot_train", *folders, *flags]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    log_file = out.with_suffix(".log")
-    with log_file.open("w") as log:
-        began = time.monotonic()
-        with subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True) as process:
-            try:
-                process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                pass
-            else:
-                raise RuntimeError(f"lerobot's trainer ended early; see {log_file}")
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-        return {"seconds": round(time.monotonic() - began, 1), "command": shlex.join(command[1:])}
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"lerobot's trainer failed:\n{done.stderr[-2000:]}")
+    return list(flags), done.stderr + done.stdout, time.monotonic() - began
+
+
+def _train_lerobot(config: TrainingPeersConfig, peer: Peer, root: Path, out: Path, seconds: float) -> dict[str, Any]:
+    timed = ("--save_checkpoint=false", f"--steps={peer.timed_steps}")
+    _, log, _ = _run_lerobot(config, root, out.with_name(f"{out.name}-timed"), *peer.flags, *timed)
+    each = [sum(map(float, found)) for found in re.findall(r"updt_s:([\d.]+) data_s:([\d.]+)", log)]
+    steps = round(seconds / statistics.median(each))
+    warmup = min(WARMUP_STEPS, steps // 10)
+    schedule = (f"--steps={steps}", f"--save_freq={steps}", f"--policy.scheduler_warmup_steps={warmup}")
+    flags, log, took = _run_lerobot(config, root, out, *peer.flags, *schedule)
+    losses = [float(found) for found in re.findall(r" loss:([\d.]+)", log)]
+    return {
+        "seconds": round(took, 1),
+        "steps": steps,
+        "warmup_steps": warmup,
+        "losses_every_tenth": losses[:: max(1, len(losses) // 10)],
+        "command": shlex.join(["lerobot-train", *flags]),
+    }
 
 
 def _parameters(weights: Path) -> int:
@@ -171,18 +182,11 @@ def _lerobot_policy(config: TrainingPeersConfig, checkpoint: Path) -> Iterator[A
         sending.close()
 
 
-def _play_lerobot(config: TrainingPeersConfig, out: Path, console: Console) -> dict[str, Any]:
-    checkpoints = sorted((out / "checkpoints").glob("[0-9]*/pretrained_model"))
-    # The last may have been cut off while it was written.
-    whole = [
-        each for each in checkpoints if (each / "model.safetensors").is_file() and (each / "config.json").is_file()
-    ]
-    if not whole:
-        raise RuntimeError(f"lerobot wrote no checkpoint in its time; see {out.with_suffix('.log')}")
-    checkpoint = whole[-2] if len(whole) > 1 else whole[-1]
+def _play_lerobot(config: TrainingPeersConfig, peer: Peer, out: Path, console: Console) -> dict[str, Any]:
+    checkpoint = (out / "checkpoints/last").resolve() / "pretrained_model"
     tasks = read_demonstrations(config.data).tasks
     solved = dict.fromkeys(tasks, 0)
-    jobs = [(task, config.seed + index) for index in range(config.lerobot_episodes) for task in tasks]
+    jobs = [(task, config.seed + index) for index in range(peer.episodes) for task in tasks]
     with _lerobot_policy(config, checkpoint) as act:
         for task, seed in track(jobs, "lerobot's policy plays", console=console):
             robot, code = MetaWorldRobot(task), np.eye(len(tasks))[tasks.index(task)]
@@ -196,7 +200,7 @@ def _play_lerobot(config: TrainingPeersConfig, out: Path, console: Console) -> d
     return {
         **success_rate(sum(solved.values()), len(jobs)),
         "by_task": solved,
-        "steps": int(checkpoint.parent.name),
+        "seeds": [config.seed, config.seed + peer.episodes - 1],
         "parameters": _parameters(checkpoint / "model.safetensors"),
         "sampling": f"DDIM, {config.sampling_steps} steps",
     }
@@ -205,21 +209,22 @@ def _play_lerobot(config: TrainingPeersConfig, out: Path, console: Console) -> d
 def main(config: TrainingPeersConfig) -> None:
     """Train, play, compare, write."""
     console = Console()
-    config.work.mkdir(parents=True, exist_ok=True)
-    ours = _ours(config)
-    console.print(ours)
-    root = _converted(config)
     theirs: dict[str, Any] = {}
-    for peer in PEERS:
-        out = config.work / f"lerobot-{peer.name.replace(' ', '-')}"
-        trained = _train_lerobot(config, peer, root, out, config.factor * ours["seconds"])
-        theirs[f"lerobot 0.4.4 diffusion, {peer.name}"] = trained | _play_lerobot(config, out, console)
-        console.print(theirs)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        ours = _ours(config, work)
+        console.print(ours)
+        root = _converted(config, work)
+        for peer in PEERS:
+            out = work / f"lerobot-{peer.name.replace(' ', '-')}"
+            with console.status(f"lerobot, {peer.name}, trains for {config.factor * ours['seconds']:.0f} s"):
+                trained = _train_lerobot(config, peer, root, out, config.factor * ours["seconds"])
+            theirs[f"lerobot 0.4.4 diffusion, {peer.name}"] = trained | _play_lerobot(config, peer, out, console)
+            console.print(theirs)
     report = {
         "chunkcast": ours,
         **theirs,
-        "seeds": [config.seed, config.seed + config.episodes - 1],
-        "command": f"python -m benchmarks.peers.lerobot_training --epochs {config.epochs}",
+        "command": shlex.join(["python", "-m", "benchmarks.peers.lerobot_training", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
     config.json.parent.mkdir(parents=True, exist_ok=True)

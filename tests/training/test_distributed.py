@@ -73,6 +73,16 @@ def test_two_processes_learn_what_one_does(shared_run: Path, small_config: Train
         torch.testing.assert_close(shared[name], value, rtol=1e-2, atol=1e-4)
 
 
+def test_two_machines_learn_what_one_does(shared_run: Path, small_config: TrainConfig, tmp_path: Path) -> None:
+    """They share no memory: the gradients go round."""
+    flags = flags_of(small_config, tmp_path / "run")
+    for done in run_without_torchrun([sys.executable, "-m", "chunkcast.training.train_cli", *flags], machines=2):
+        assert done.returncode == 0, done.stderr
+    for mine, theirs in zip(read_history(shared_run), read_history(tmp_path / "run"), strict=True):
+        for name, value in mine.measurements().items():
+            assert getattr(theirs, name) == pytest.approx(value, rel=1e-3), name
+
+
 def test_it_resumes_as_if_it_had_not_been_interrupted(
     shared_run: Path, small_config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -94,15 +104,18 @@ def test_it_resumes_as_if_it_had_not_been_interrupted(
         assert one.measurements() == other.measurements()
 
 
-def run_without_torchrun(command: list[str], count: int = 2) -> list[subprocess.CompletedProcess[str]]:
-    """All of them, by rank."""
+def run_without_torchrun(
+    command: list[str], count: int = 2, machines: int = 1
+) -> list[subprocess.CompletedProcess[str]]:
+    """All of them, by rank; ``machines`` is what they are told."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    of_all = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    local = count // machines
+    of_all = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(local)}
 
     def run(rank: int) -> subprocess.CompletedProcess[str]:
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank % local), "OMP_NUM_THREADS": "1"}
         environment = {**os.environ, **of_all, **own}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 

@@ -15,19 +15,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
 from chunkcast.training.collect.cli import CollectConfig, collect_command
+from chunkcast.training.demonstrations.episodes import joined
 from chunkcast.training.demonstrations.lerobot import writer as writer_module
 from chunkcast.training.demonstrations.lerobot.episode_statistics import ColourCounts
-from chunkcast.training.demonstrations.lerobot.videos import VideoWriter, read_pictures
+from chunkcast.training.demonstrations.lerobot.videos import read_pictures
 from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.demonstrations.sources import read_demonstrations
-from chunkcast.training.errors import DemonstrationsError, TrainingError
+from chunkcast.training.errors import CheckpointError, DemonstrationsError, TrainingError
+from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
 from tests.training.conftest import EPISODES, TASKS
+from tests.training.foreign_set import FPS, Foreign
 
 CPU = torch.device("cpu")
-FPS = 10
 
 
 @pytest.fixture(scope="session")
@@ -111,87 +114,6 @@ def test_no_writing_leaves_halves(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds other files"):
         collect_command(CollectConfig(out=folder, format="lerobot", tasks=TASKS, episodes=1, workers=1))
     assert [file.name for file in tmp_path.iterdir()] == ["set"]
-
-
-class Foreign:
-    """Another robot's data set, as lerobot would write it: six joints, one camera, two tasks, no bounds, no seeds."""
-
-    lengths = (8, 6, 7, 9)
-    tasks = (0, 1, 1, 0)
-    names = ("pick up the cube", "stack the cubes")
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        total = sum(self.lengths)
-        generator = np.random.default_rng(0)
-        self.states = generator.standard_normal((total, 6)).astype(np.float32)
-        self.actions = generator.standard_normal((total, 3)).astype(np.float32)
-        self.pictures = np.zeros((total, 48, 64, 3), np.uint8)
-        self.pictures[:] = (np.arange(total) * 7 % 250)[:, None, None, None]
-        self.task_index = np.repeat(self.tasks, self.lengths)
-        self.info: dict[str, Any] = {
-            "codebase_version": "v3.0",
-            "robot_type": "so101",
-            "fps": FPS,
-            "features": {
-                "observation.state": {
-                    "dtype": "float32",
-                    "shape": [6],
-                    "names": {"motors": [f"joint_{n}" for n in range(6)]},
-                },
-                "action": {"dtype": "float32", "shape": [3], "names": None},
-                "observation.images.front": {
-                    "dtype": "video",
-                    "shape": [48, 64, 3],
-                    "names": ["height", "width", "channels"],
-                },
-            },
-        }
-
-    def write(self) -> Path:
-        starts = np.cumsum([0, *self.lengths])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("meta/episodes/chunk-000", "data/chunk-000"):
-            (self.folder / name).mkdir(parents=True)
-        (self.folder / "meta/info.json").write_text(json.dumps(self.info))
-        pq.write_table(
-            pa.table({"task_index": [0, 1], "__index_level_0__": list(self.names)}), self.folder / "meta/tasks.parquet"
-        )
-        pq.write_table(
-            pa.table(
-                {
-                    # Variable lists, as older writers made them.
-                    "observation.state": pa.array(self.states.tolist(), pa.list_(pa.float32())),
-                    "action": pa.array(self.actions.tolist(), pa.list_(pa.float32())),
-                    "episode_index": np.repeat(np.arange(len(self.lengths)), self.lengths),
-                    "task_index": self.task_index,
-                }
-            ),
-            self.folder / "data/chunk-000/file-000.parquet",
-        )
-        self._write_videos(starts)
-        return self.folder
-
-    def _write_videos(self, starts: np.ndarray[Any, Any]) -> None:
-        """Two files of two episodes each."""
-        place = self.folder / "videos/observation.images.front/chunk-000"
-        episodes = []
-        for file in range(2):
-            video = VideoWriter(place / f"file-{file:03d}.mp4", FPS, 48, 64)
-            for episode in (2 * file, 2 * file + 1):
-                begin = video.frames
-                video.write(self.pictures[starts[episode] : starts[episode + 1]])
-                episodes.append(
-                    {
-                        "episode_index": episode,
-                        "length": self.lengths[episode],
-                        "videos/observation.images.front/chunk_index": 0,
-                        "videos/observation.images.front/file_index": file,
-                        "videos/observation.images.front/from_timestamp": begin / FPS,
-                    }
-                )
-            video.close()
-        pq.write_table(pa.Table.from_pylist(episodes), self.folder / "meta/episodes/chunk-000/file-000.parquet")
 
 
 def test_another_robots_set(tmp_path: Path) -> None:
@@ -278,12 +200,14 @@ def test_a_column_that_is_missing_is_said(tmp_path: Path) -> None:
         read_demonstrations(foreign.folder)
 
 
-@pytest.mark.parametrize("shape", [[48, 64, 1], [48, 64], [90_000, 64, 3]])
+@pytest.mark.parametrize("shape", [[48, 64, 1], [48, 64], [90_000, 64, 3], [], ["48", 64, 3]])
 def test_pictures_that_are_none_are_refused(tmp_path: Path, shape: list[int]) -> None:
     foreign = Foreign(tmp_path / "set")
     foreign.info["features"]["observation.images.front"]["shape"] = shape
     config = TrainConfig(data=foreign.write(), out=tmp_path / "run", cameras=("front",), proprioception=6)
-    with pytest.raises(DemonstrationsError, match=r"expected height, width and 3 colours, at most 8192 pixels"):
+    with pytest.raises(
+        DemonstrationsError, match=r"expected height, width and 3 colours, at most 8192 pixels|what its pictures are"
+    ):
         Trainer(config, read_demonstrations(config.data), CPU, bf16=False)
 
 
@@ -300,6 +224,54 @@ def test_a_video_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None
     config = TrainConfig(data=foreign.folder, out=tmp_path / "run", cameras=("front",), proprioception=6)
     with pytest.raises(DemonstrationsError, match="leads out of the data set's folder"):
         Trainer(config, read_demonstrations(config.data), CPU, bf16=False)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_pictures_of_other_rows_are_refused(tmp_path: Path, rows: int) -> None:
+    """An episode that has lost its rows, or one of them, and none of its pictures."""
+    foreign = Foreign(tmp_path / "set")
+    file = foreign.write() / "data/chunk-000/file-000.parquet"
+    table, first = pq.read_table(file), foreign.lengths[0]
+    pq.write_table(pa.concat_tables([table[: first + rows], table[first + foreign.lengths[1] :]]), file)
+    config = TrainConfig(data=foreign.folder, out=tmp_path / "run", cameras=("front",), proprioception=6)
+    for _ in range(2):  # nothing half-done is taken for the whole the next time
+        with pytest.raises(DemonstrationsError, match="pictures would go with other rows than theirs"):
+            Trainer(config, read_demonstrations(config.data), CPU, bf16=False)
+
+
+def test_a_set_of_one_robot_is_rehearsed_with_another(tmp_path: Path) -> None:
+    """Bounds that nobody recorded are the range of all that was done; a policy that is there keeps its own."""
+    one, other = Foreign(tmp_path / "one"), Foreign(tmp_path / "other")
+    other.actions *= 2.0
+    first, second = read_demonstrations(one.write()), read_demonstrations(other.write())
+    both = joined([first, second])
+    np.testing.assert_array_equal(both.action_bounds, second.action_bounds)
+    config = TrainConfig(
+        data=one.folder, out=tmp_path / "run", epochs=1, batch_size=8, width=32, blocks=1, device="cpu"
+    )
+    train_command(config)
+    again = replace(config, data=other.folder, out=tmp_path / "again", start_from=config.out)
+    train_command(again)
+    policy = load_policy(read_checkpoint(again.out / LAST_CHECKPOINT))
+    np.testing.assert_array_equal(policy.action_high.numpy(), first.action_bounds[1])
+    written = json.loads((again.out / "demonstrations.json").read_text())["action"]["elements"]
+    np.testing.assert_allclose([element[3] for element in written], first.action_bounds[1])
+    with pytest.raises(CheckpointError, match="is of a robot with the action bounds"):
+        Trainer(again, second, CPU, bf16=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"action": {"elements": [["x", "", 0.0, 1.0]]}}, "has 1 elements of the action, the set has 3"),
+        ({"control_rate_hz": 12.0}, "says 12.0 Hz, the set"),
+    ],
+)
+def test_facts_of_another_set_are_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
+    foreign = Foreign(tmp_path / "set")
+    (foreign.write() / "meta/chunkcast.json").write_text(json.dumps({"manifest": facts}))
+    with pytest.raises(DemonstrationsError, match=message):
+        read_demonstrations(foreign.folder)
 
 
 def test_one_format_does_not_replace_the_other(lerobot_folder: Path, demonstrations_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint, write_checkpoint
 from chunkcast.training.demonstrations import mapped
 from chunkcast.training.demonstrations.mapped import mapped_columns
 from chunkcast.training.demonstrations.memory import Memory
 from chunkcast.training.demonstrations.sources import read_demonstrations
-from chunkcast.training.errors import DemonstrationsError
+from chunkcast.training.errors import CheckpointError, DemonstrationsError
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
 
@@ -65,6 +67,26 @@ def test_where_no_copy_can_be_written(demonstrations_folder: Path, tmp_path: Pat
     blocked.write_text("")
     with pytest.raises(DemonstrationsError, match="name another place with --mapped-folder"):
         read_demonstrations(demonstrations_folder, Memory(0.0, blocked))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit stands for a full disk on Linux")
+def test_a_full_disk_leaves_nothing(demonstrations_folder: Path, small_run: Path, tmp_path: Path) -> None:
+    whole = read_checkpoint(small_run / LAST_CHECKPOINT)
+    file = tmp_path / LAST_CHECKPOINT
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"the one before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(DemonstrationsError, match="make room, or name another place with --mapped-folder"):
+            read_demonstrations(demonstrations_folder, Memory(0.0, tmp_path))
+        with pytest.raises(CheckpointError, match=r"cannot be written .*; make room"):
+            write_checkpoint(file, whole)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
+    assert file.read_bytes() == b"the one before"
+    assert not [each for each in tmp_path.rglob("*") if "writing" in each.name]
 
 
 def test_training_from_mapped_shards_is_training_from_memory(small_config: TrainConfig, tmp_path: Path) -> None:

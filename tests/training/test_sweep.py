@@ -18,6 +18,7 @@ from chunkcast.training.sweep.cli import SweepConfig, sweep_command
 from chunkcast.training.sweep.grid import grid_of
 from chunkcast.training.sweep.ranking import Result, as_good_as_the_first, ranked
 from chunkcast.training.train_config import TrainConfig
+from tests.training.foreign_set import Foreign
 
 PROGRAM = Path(sys.executable).parent / "chunkcast-sweep"
 
@@ -112,4 +113,7 @@ def test_a_bad_flag_is_refused_before_anything_is_trained(small_config: TrainCon
     data = ["--", "--data", str(small_config.data)]
     assert "--epochs must be at least 1" in refused("--grid", "epochs=1,0", *data)
     assert "expected them after two dashes" in refused("--grid", "epochs=1")
+    elsewhere = refused("--grid", "epochs=1", "--", "--data", str(Foreign(tmp_path / "set").write()))
+    assert "'pick up the cube'" in elsewhere
+    assert "what is none of MetaWorld's is not played here: pass --episodes 0" in elsewhere
     assert not (tmp_path / "sweep").exists()

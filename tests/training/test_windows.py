@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,14 @@ def test_the_split_takes_whole_episodes_of_every_task(demonstrations: Demonstrat
     np.testing.assert_array_equal(validation, again[1])
 
 
+def test_what_was_done_once_is_trained_on(demonstrations: Demonstrations) -> None:
+    once = replace(demonstrations, episode_tasks=("once", "a", "b", "b"))
+    train, validation = split_by_episode(once, 0.05, seed=3)
+    assert 0 in train
+    assert len(train) + len(validation) == len(once.episode_tasks)
+    assert [once.episode_tasks[episode] for episode in validation] == ["b"]
+
+
 def test_one_episode_cannot_be_split(demonstrations: Demonstrations) -> None:
     single = Demonstrations(
         Rows.of(demonstrations.states[:5]),
@@ -146,5 +156,7 @@ def test_one_episode_cannot_be_split(demonstrations: Demonstrations) -> None:
         (0,),
         {},
     )
-    with pytest.raises(DemonstrationsError, match="a has 1 episode; a split by episode needs 2 or more"):
+    with pytest.raises(
+        DemonstrationsError, match=r"one episode of each task \(a\); a split by episode needs 2 of some"
+    ):
         split_by_episode(single, 0.1, seed=0)

@@ -24,6 +24,10 @@ class NoCluster(SimulationError):
     """There is no Ray cluster at the address, or Ray is not installed."""
 
 
+class WorkerLost(SimulationError):
+    """A worker ended, several times over: its node is gone or has no memory."""
+
+
 class RayWorkers(Executor):
     """Runs functions on a cluster, one a processor.
 
@@ -60,12 +64,30 @@ class RayWorkers(Executor):
         return int(self._ray.cluster_resources().get("CPU", 1))
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As ``Executor``'s."""
+        """As ``Executor``'s; the future may raise ``WorkerLost``."""
         reference = self._task.remote(self._setup, fn, args, kwargs)
         self._pending.add(reference)
-        future: Future[T] = reference.future()
-        future.add_done_callback(lambda _: self._pending.discard(reference))
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+
+        def pass_on(done: Future[T]) -> None:
+            self._pending.discard(reference)
+            error = done.exception()
+            if error is None:
+                future.set_result(done.result())
+            else:
+                future.set_exception(self._said(error))
+
+        reference.future().add_done_callback(pass_on)
         return future
+
+    def _said(self, error: BaseException) -> BaseException:
+        """What Ray says of its own in one line; what the function raised as it is."""
+        own = self._ray.exceptions
+        if isinstance(error, own.RayTaskError | own.TaskCancelledError) or not isinstance(error, own.RayError):
+            return error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return WorkerLost(f"a worker on the Ray cluster is lost ({reason}); see to its node, and start again")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As ``Executor``'s; what runs is ended where ``cancel_futures`` says so."""

@@ -82,7 +82,12 @@ class Checkpoint:
 
 
 def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
-    """Write aside, then rename over ``file``."""
+    """Write aside, then rename over ``file``.
+
+    Raises:
+        CheckpointError: there is no room for it; what was there before is still there.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     metadata = {
@@ -99,9 +104,14 @@ def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
     tensors[EMBEDDINGS_TENSOR] = checkpoint.instructions.embeddings.contiguous().cpu()
     aside.touch()  # with the mode that the user's umask gives, where save_file would make it private
     mode = aside.stat().st_mode
-    save_file(tensors, aside, metadata)
-    aside.chmod(mode)
-    os.replace(aside, file)
+    try:
+        save_file(tensors, aside, metadata)
+        aside.chmod(mode)
+        os.replace(aside, file)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be written ({error}); make room, and pass --resume") from None
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def read_checkpoint(file: Path) -> Checkpoint:

@@ -83,11 +83,14 @@ class Processes:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first of each machine does what is inside before the others: what it leaves on disk, these find."""
-        if self.local_rank:
+        """The first does what is inside, then the first of each other machine, then all others: what is left on disk,
+        which machines may share or not, the next ones find.
+        """
+        turn = 0 if self.rank == 0 else 1 if self.local_rank == 0 else LAST_TURN
+        for _ in range(turn):
             self.wait()
         yield
-        if not self.local_rank:
+        for _ in range(LAST_TURN - turn):
             self.wait()
 
     def spread(self, vector: torch.Tensor) -> None:
@@ -99,6 +102,8 @@ class Processes:
 
 
 ALONE = Processes()
+
+LAST_TURN = 2
 
 LONGEST_WAIT = timedelta(hours=6)
 """While the first copies or decodes a large data set."""
@@ -139,7 +144,7 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     """The processes know each other inside this block: by NCCL on GPUs, by gloo on CPUs.
 
     Raises:
-        TrainingError: another one has ended.
+        TrainingError: they do not meet, or another one has ended.
     """
     if processes.count == 1:
         yield
@@ -148,9 +153,15 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-    # What is said, and waited for, goes by the CPU: on a GPU a wait would keep it busy for as long as it lasts.
-    _groups.append(distributed.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    try:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        # What is said, and waited for, goes by the CPU: on a GPU a wait would keep it busy for as long as it lasts.
+        _groups.append(distributed.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"process {processes.rank} of {processes.count} cannot meet the others ({reason}); start them with torchrun"
+        ) from None
     try:
         yield
     except RuntimeError as error:

@@ -18,6 +18,9 @@ from chunkcast.training.distributed import Processes, another_is_lost
 SPIN_SECONDS = 0.002
 """For which a late message is looked for before the processor is given away: waking up again takes longer."""
 MAX_MESSAGE = 64
+MEETING_SECONDS = 60.0
+FOLDER = Path("/dev/shm")  # noqa: S108 (mkdtemp makes what is in it)
+"""Where Linux keeps shared memory."""
 
 
 class LocalExchange:
@@ -28,12 +31,15 @@ class LocalExchange:
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        folder = Path(processes.first_of(tempfile.mkdtemp(prefix="chunkcast-") if processes.writes else ""))
         self._others: dict[int, socket.socket] = {}
+        # A folder that is this user's alone; of a short name, since a socket's may have a hundred letters.
+        made = tempfile.mkdtemp(prefix="chunkcast-", dir=FOLDER) if processes.writes else ""
         try:
+            folder = Path(processes.first_of(made))
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                 listener.bind(str(folder / str(processes.rank)))
                 listener.listen(processes.count)
+                listener.settimeout(MEETING_SECONDS)
                 processes.wait()  # until all listen
                 for rank in range(processes.rank):
                     self._others[rank] = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -43,9 +49,11 @@ class LocalExchange:
                     other, _ = listener.accept()
                     self._others[int(other.recv(MAX_MESSAGE))] = other
             processes.wait()
+        except (OSError, ValueError) as error:
+            raise another_is_lost(processes, error) from None
         finally:
-            if processes.writes:
-                shutil.rmtree(folder, ignore_errors=True)
+            if made:
+                shutil.rmtree(made, ignore_errors=True)
 
     def wait(self) -> None:
         """Until all are here."""

@@ -11,9 +11,8 @@ import torch
 
 from chunkcast.training.distributed import Processes
 from chunkcast.training.errors import TrainingError
+from chunkcast.training.local_exchange import FOLDER
 
-FOLDER = Path("/dev/shm")  # noqa: S108 (files in it are made by mkstemp)
-"""Where Linux keeps shared memory."""
 VECTORS = 4
 """Weights, averages and two moments, beside a gradient for each process."""
 
@@ -67,8 +66,8 @@ class Vectors:
                 raise TrainingError(f"{FOLDER} has no room for the weights ({error.strerror}); make some") from None
             finally:
                 os.close(descriptor)
-        name = self._processes.first_of(name)
         try:
+            name = self._processes.first_of(name)
             tensor = torch.from_file(name, shared=True, size=numbers, dtype=torch.float32)
             self._processes.wait()
         finally:

@@ -56,10 +56,13 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
     from chunkcast.training.top_checkpoints import by_success, told
     from chunkcast.training.trainer import Trainer
     from chunkcast.training.training_rollouts import require_playable
+    from chunkcast.training.warm_start import within_its_bounds
 
     console = Console(stderr=True, quiet=not processes.writes)
     with processes.in_turn():  # the first may have to copy a large table
         demonstrations, new_episodes = read_training_data(config)
+    if config.start_from is not None:
+        demonstrations = within_its_bounds(demonstrations, config.start_from, LAST_CHECKPOINT)
     if config.rollout_every:
         require_playable(demonstrations.tasks)
         if new_episodes is not None and config.start_from is not None:

@@ -17,8 +17,8 @@ PLAYERS = ("scipy", "imageio", "structlog", "grpc_health")
 """What chunkcast-sim and chunkcast-serve need beyond the trainer."""
 
 
-def require_playable(tasks: Sequence[str]) -> None:
-    """Refuse now what would be found out after the first epochs.
+def require_playable(tasks: Sequence[str], flag: str = "--rollout-every") -> None:
+    """Refuse now what would be found out after the first epochs; ``flag`` is what asked for it.
 
     Raises:
         TrainingError: what plays is not installed, or a task is none of MetaWorld's.
@@ -27,16 +27,14 @@ def require_playable(tasks: Sequence[str]) -> None:
 
     if missing := [name for name in PLAYERS if importlib.util.find_spec(name) is None]:
         raise TrainingError(
-            f"--rollout-every serves and plays, and {', '.join(missing)} is not installed; run "
+            f"{flag} serves and plays, and {', '.join(missing)} is not installed; run "
             "pip install 'chunkcast[sim,server]'"
         )
     try:
         for task in tasks:
             make_expert(task)
     except SimulationError as error:
-        raise TrainingError(
-            f"{error}; what is none of MetaWorld's is not played here: pass --rollout-every 0"
-        ) from None
+        raise TrainingError(f"{error}; what is none of MetaWorld's is not played here: pass {flag} 0") from None
 
 
 def played(config: TrainConfig, candidate: Candidate) -> Candidate:

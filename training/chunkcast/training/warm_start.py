@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from chunkcast.training.checkpoint import load_policy, read_checkpoint
+from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.errors import CheckpointError
 from chunkcast.training.export.bundle_writer import GRAPH_NAME, SPEC_NAME, read_spec
 from chunkcast.training.export.specification import PREDICTION_TYPES, sampler_name
@@ -36,14 +37,14 @@ class Source:
         process: sampler, prediction type and timesteps that they were trained for.
         told: how tasks are told: the encoder's SHA-256, or the names behind the one-hot entries.
         implied: buffers that may be missing from the weights, since the rest says what they are.
-        action_bounds: lower and upper, where these are implied.
+        action_bounds: lower and upper.
     """
 
     weights: dict[str, torch.Tensor]
     process: tuple[Any, ...]
     told: tuple[str, ...]
+    action_bounds: list[list[float]]
     implied: frozenset[str] = frozenset()
-    action_bounds: list[list[float]] | None = None
 
 
 def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path, last_checkpoint: Path) -> None:
@@ -57,7 +58,7 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
     Raises:
         CheckpointError: there are none, or they are of another network, process or of other tasks.
     """
-    found = _of_bundle(source) if (source / SPEC_NAME).is_file() else _of_run(weights_file(source, last_checkpoint))
+    found = _source(source, last_checkpoint)
     again = "train with the settings that it was trained with"
     if not instructions.encoder and set(found.told) < set(instructions.tasks) and not policy.config.views:
         found = replace(
@@ -81,11 +82,23 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
         raise CheckpointError(f"{source} was trained for {found.process}, the new network is for {process}; {again}")
     if found.told != told:
         raise CheckpointError(f"{source} is told its tasks by {found.told}, the new network by {told}; {again}")
-    if found.action_bounds is not None and found.action_bounds != _bounds(policy):
+    if found.action_bounds != _bounds(policy):
         raise CheckpointError(
             f"{source} is of a robot with the action bounds {found.action_bounds}, the new one's are {_bounds(policy)}"
         )
     policy.load_state_dict({name: found.weights.get(name, value) for name, value in own.items()})
+
+
+def within_its_bounds(demonstrations: Demonstrations, source: Path, last_checkpoint: Path) -> Demonstrations:
+    """``demonstrations`` with the bounds of ``source``'s actions, which its weights are scaled by, where these do not
+    have the robot's own.
+    """
+    low, high = _source(source, last_checkpoint).action_bounds if demonstrations.bounds_demonstrated else ((), ())
+    return demonstrations.bounded(low, high) if len(low) == len(demonstrations.action_bounds[0]) else demonstrations
+
+
+def _source(source: Path, last_checkpoint: Path) -> Source:
+    return _of_bundle(source) if (source / SPEC_NAME).is_file() else _of_run(weights_file(source, last_checkpoint))
 
 
 def weights_file(source: Path, last_checkpoint: Path) -> Path:
@@ -109,8 +122,9 @@ def _told(instructions: Instructions) -> tuple[str, ...]:
 
 def _of_run(file: Path) -> Source:
     checkpoint = read_checkpoint(file)
-    weights = load_policy(checkpoint).state_dict()
-    return Source(weights, _process(checkpoint.policy_config), _told(checkpoint.instructions))
+    policy = load_policy(checkpoint)
+    process, told = _process(checkpoint.policy_config), _told(checkpoint.instructions)
+    return Source(policy.state_dict(), process, told, _bounds(policy))
 
 
 def _of_bundle(bundle: Path) -> Source:
@@ -140,4 +154,4 @@ def _of_bundle(bundle: Path) -> Source:
     implied = {"action_low", "action_high"} | (set() if encoder else {"instruction_mean", "instruction_scale"})
     elements = spec.action.elements
     bounds = [[float(np.float32(getattr(each, bound))) for each in elements] for bound in ("low", "high")]
-    return Source(weights, process, told, frozenset(implied), bounds)
+    return Source(weights, process, told, bounds, frozenset(implied))

@@ -239,23 +239,27 @@ class Windows:
 def split_by_episode(
     demonstrations: Demonstrations, validation_fraction: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Training and validation episodes: whole episodes, the same share (at least one) of each task.
+    """Training and validation episodes: whole episodes, the same share (at least one) of each task. Of a task that was
+    done once that one is trained on.
 
     Neighbouring ticks are nearly equal: a split by window would validate on what was trained.
 
     Raises:
-        DemonstrationsError: a task has fewer than two episodes.
+        DemonstrationsError: no task has two episodes.
     """
     generator = np.random.default_rng(seed)
     tasks = np.array(demonstrations.episode_tasks)
     validation: list[np.int64] = []
     for task in demonstrations.tasks:
         episodes = np.flatnonzero(tasks == task)
-        if len(episodes) < 2:
-            raise DemonstrationsError(
-                f"{task} has {len(episodes)} episode; a split by episode needs 2 or more: collect more"
-            )
+        if len(episodes) == 1:
+            continue
         held_out = max(1, round(validation_fraction * len(episodes)))
         validation.extend(generator.choice(episodes, held_out, replace=False))
+    if not validation:
+        raise DemonstrationsError(
+            f"there is one episode of each task ({', '.join(demonstrations.tasks)[:120]}); a split by episode needs 2 "
+            "of some: collect more"
+        )
     everything = np.arange(len(tasks))
     return np.setdiff1d(everything, validation), np.sort(np.array(validation))

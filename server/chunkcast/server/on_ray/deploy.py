@@ -79,7 +79,8 @@ def serve_on_ray(config: ServeConfig) -> None:
         _require_free(port)
     # Here first: what a replica refuses would come back as Ray's own error, after some attempts.
     Serving.of(config).policies.close()
-    os.environ.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(config.max_message_mb * 2**20))
+    # Read by the proxy's process, which a cluster that is there already started with its own environment.
+    os.environ["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(config.max_message_mb * 2**20)
     try:
         ray.init(
             address=config.ray_address or "local",

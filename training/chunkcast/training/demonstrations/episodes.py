@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from chunkcast.training.errors import DemonstrationsError
 
 SAME_MACHINE = ("state", "action", "control_rate_hz")
 """What demonstrations that are trained on together have in common, by their manifests."""
+
+BOUNDS, DEMONSTRATED = "bounds", "demonstrated"
+"""In a manifest's ``action``: its bounds are not the robot's, which nobody recorded, but the range of what was done."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,19 @@ class Demonstrations:
         return bounds[:, 0], bounds[:, 1]
 
     @property
+    def bounds_demonstrated(self) -> bool:
+        """Whether these bounds are but the range of the demonstrated actions."""
+        return bool(self.manifest["action"].get(BOUNDS) == DEMONSTRATED)
+
+    def bounded(self, low: Sequence[float], high: Sequence[float]) -> Demonstrations:
+        """The same with other bounds of the actions."""
+        elements = [
+            [*element[:2], *bounds]
+            for element, *bounds in zip(self.manifest["action"]["elements"], low, high, strict=True)
+        ]
+        return replace(self, manifest={**self.manifest, "action": {**self.manifest["action"], "elements": elements}})
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the table: what a policy names as the data it was trained on."""
         return str(self.manifest["sha256"])
@@ -86,6 +102,10 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
     """
     if len(parts) == 1:
         return parts[0]
+    if all(part.bounds_demonstrated for part in parts) and len({len(part.action_bounds[0]) for part in parts}) == 1:
+        lows, highs = zip(*(part.action_bounds for part in parts), strict=True)
+        low, high = np.min(lows, 0).tolist(), np.max(highs, 0).tolist()
+        parts = [part.bounded(low, high) for part in parts]
     first = parts[0].manifest
     for part in parts[1:]:
         for key in SAME_MACHINE:

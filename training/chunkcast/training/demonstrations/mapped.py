@@ -38,6 +38,7 @@ def mapped_columns(files: Sequence[Path], columns: Mapping[str, Sequence[str]], 
         DemonstrationsError: there is no room for the copy, or no right to write it.
     """
     import pyarrow.parquet as pq
+    from safetensors import SafetensorError
 
     shards: list[Path] = []
     parts = [(file, pq.read_metadata(file).num_rows) for file in files]
@@ -51,12 +52,13 @@ def mapped_columns(files: Sequence[Path], columns: Mapping[str, Sequence[str]], 
                 shards.extend(wanted)
                 _copy(file, columns, wanted)
                 advance(count)
-    except OSError as error:
+        opened = [_map(shard) for shard in shards]
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DemonstrationsError(
-            f"the columns cannot be copied to {folder} ({error.strerror}); make room, or name another place with "
+            f"the columns cannot be copied to {folder} ({reason}); make room, or name another place with "
             "--mapped-folder"
         ) from None
-    opened = [_map(shard) for shard in shards]
     return {name: Rows([tensors[name] for tensors in opened], mapped=True) for name in columns}
 
 
@@ -95,8 +97,11 @@ def _copy(file: Path, columns: Mapping[str, Sequence[str]], shards: Sequence[Pat
             return
         tensors = {name: torch.from_numpy(beside(table, parts)) for name, parts in columns.items()}
         aside = shard.with_name(f".{shard.name}.writing-{os.getpid()}")
-        save_file(tensors, aside)
-        os.replace(aside, shard)
+        try:
+            save_file(tensors, aside)
+            os.replace(aside, shard)
+        finally:
+            aside.unlink(missing_ok=True)
 
     for batch in batches:
         held.append(batch)

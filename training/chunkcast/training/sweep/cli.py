@@ -8,11 +8,15 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chunkcast.training.errors import TrainingError, run_command
 from chunkcast.training.seeds import CHOICE_SEED, EVALUATION_SEED
 from chunkcast.training.sweep.grid import Point, grid_of
 from chunkcast.training.sweep.ranking import Result, as_good_as_the_first, ranked
+
+if TYPE_CHECKING:
+    from chunkcast.training.train_config import TrainConfig
 
 SEPARATOR = "--"
 
@@ -64,15 +68,20 @@ def sweep_command(config: SweepConfig, train: list[str]) -> None:
     """Train, play, rank."""
     from rich.console import Console
 
+    from chunkcast.training.demonstrations.sources import read_demonstrations
     from chunkcast.training.files import write_json
+    from chunkcast.training.training_rollouts import require_playable
 
     points = grid_of(config.grid)
     if not any(flag == "--data" or flag.startswith("--data=") for flag in train):
         raise TrainingError("chunkcast-train's flags are missing; expected them after two dashes: -- --data DIR ...")
     if any(flag.partition("=")[0] in ("--out", "--resume") for flag in train):
         raise TrainingError("--out and --resume are the sweep's own; leave them out after the two dashes")
-    for point in points:
-        _check(point, train, config.out)  # before hours are spent on the first
+    # Before hours are spent on the first.
+    folders = {_checked(point, train, config.out).data for point in points}
+    if config.episodes:
+        for folder in sorted(folders):
+            require_playable(read_demonstrations(folder).tasks, "--episodes")
     console = Console(stderr=True)
     results: list[Result] = []
     try:
@@ -94,10 +103,10 @@ def sweep_command(config: SweepConfig, train: list[str]) -> None:
     _print_table(results, config)
 
 
-def _check(point: Point, train: list[str], out: Path) -> None:
+def _checked(point: Point, train: list[str], out: Path) -> TrainConfig:
     from chunkcast.training.presets import config_of
 
-    config_of([*train, *point.flags, "--out", str(out)])
+    return config_of([*train, *point.flags, "--out", str(out)])
 
 
 def _run(config: SweepConfig, point: Point, train: list[str]) -> Result:
@@ -125,7 +134,10 @@ def _run(config: SweepConfig, point: Point, train: list[str]) -> Result:
     )
     if not config.episodes:
         return result
-    played = Rollouts(config.episodes, config.seed, config.workers).play_checkpoint(run / LAST_CHECKPOINT)
+    try:
+        played = Rollouts(config.episodes, config.seed, config.workers).play_checkpoint(run / LAST_CHECKPOINT)
+    except TrainingError as error:
+        return replace(result, failed=str(error))
     low, high = played["ci95"]
     return replace(
         result,

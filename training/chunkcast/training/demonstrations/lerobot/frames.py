@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from chunkcast.simulation.cameras import Camera
 from chunkcast.training.demonstrations.episodes import Demonstrations
-from chunkcast.training.demonstrations.lerobot.layout import EPISODES, INFO, OWN_FACTS, VIDEO_PATH
+from chunkcast.training.demonstrations.lerobot.layout import DATA, EPISODES, INFO, OWN_FACTS, VIDEO_PATH
 from chunkcast.training.demonstrations.lerobot.videos import read_pictures
 from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.frames.frame_files import FrameSettings, Shard, read_settings, write_manifest, write_shard
@@ -48,8 +48,22 @@ def decode_frames(
         on_episode: called as each of lerobot's episodes is decoded.
 
     Raises:
-        DemonstrationsError: a view has no video, or a video lacks pictures.
+        DemonstrationsError: a view has no video, a video lacks pictures, or they are of other episodes than the rows.
     """
+    try:
+        _decode(folder, demonstrations, into, views, size, on_episode)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DemonstrationsError(f"{folder} does not say what its pictures are ({error!r})") from None
+
+
+def _decode(
+    folder: Path,
+    demonstrations: Demonstrations,
+    into: Path,
+    views: Sequence[str],
+    size: int,
+    on_episode: Callable[[], None],
+) -> None:
     info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     settings = FrameSettings(demonstrations.sha256, _cameras(folder, info, views, size), 1, QUALITY)
     found = read_settings(into)
@@ -70,10 +84,16 @@ def decode_frames(
             frames, done = frames[length:], done + 1
             if len(rendered) == SHARD_EPISODES or done == len(bounds) - 1:
                 shards.append(write_shard(into, len(shards), done - len(rendered), rendered, 1))
-                write_manifest(into, settings, shards, complete=done == len(bounds) - 1)
+                write_manifest(into, settings, shards, complete=False)
                 rendered = []
+        if frames:
+            raise DemonstrationsError(
+                f"{folder / EPISODES} has an episode of another length than its rows in {DATA}, or one that has none; "
+                "pictures would go with other rows than theirs: write the set again with lerobot"
+            )
     if done < len(bounds) - 1:
         raise DemonstrationsError(f"{folder} has fewer pictures than rows; expected one for each")
+    write_manifest(into, settings, shards, complete=True)
 
 
 def picture_shape(folder: Path, view: str, feature: dict[str, Any]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkcast.training.demonstrations.columns import read_columns
-from chunkcast.training.demonstrations.episodes import Demonstrations
+from chunkcast.training.demonstrations.episodes import BOUNDS, DEMONSTRATED, Demonstrations
 from chunkcast.training.demonstrations.lerobot.layout import (
     ACTION,
     DATA,
@@ -102,8 +102,8 @@ def _read(folder: Path, memory: Memory) -> Demonstrations:
             "meaning": "what the robot observed before the action",
             "elements": _state_elements(features, columns["states"]),
         },
-        "action": {"elements": _action_elements(features, rows["actions"])},
-        **own.get("manifest", {}),
+        "action": {"elements": _action_elements(features, rows["actions"]), BOUNDS: DEMONSTRATED},
+        **_own_manifest(folder, own.get("manifest", {}), rows, float(info["fps"])),
         "sha256": sha256,
         "episodes": len(first_rows),
         "frames": len(episode),
@@ -203,6 +203,22 @@ def _own_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or not all(isinstance(facts.get(name, {}), dict) for name in OWN):
         raise DemonstrationsError(f"{file} is not what chunkcast-collect writes; collect again, or delete it")
     return dict(facts)
+
+
+def _own_manifest(folder: Path, manifest: dict[str, Any], rows: dict[str, Rows], fps: float) -> dict[str, Any]:
+    """What this project says of the set, where it is still of this set."""
+    for name, column in (("state", "states"), ("action", "actions")):
+        if name in manifest and len(manifest[name]["elements"]) != rows[column].shape[1]:
+            raise DemonstrationsError(
+                f"{folder / OWN_FACTS} has {len(manifest[name]['elements'])} elements of the {name}, the set has "
+                f"{rows[column].shape[1]}; collect again, or delete the file"
+            )
+    if manifest.get("control_rate_hz", fps) != fps:
+        raise DemonstrationsError(
+            f"{folder / OWN_FACTS} says {manifest['control_rate_hz']} Hz, the set {fps}; collect again, or delete the "
+            "file"
+        )
+    return manifest
 
 
 def _names(features: dict[str, Any], column: str) -> list[str]:
