@@ -82,6 +82,9 @@ peers: $(VENV)/.dev $(PEERS_VENV)/.done ## chunk time beside openpi-client and e
 distributed: data/six/manifest.json ## two gloo processes beside one: windows a second, and their losses (5 min)
 	$(BIN)/python -m benchmarks.distributed_training $(ARGS)
 
+compiled: data/six/manifest.json ## a training step with torch.compile and without, and after how many it has paid (8 min)
+	$(BIN)/python -m benchmarks.compiled_training $(ARGS)
+
 fine-tuning: data/six/manifest.json ## a seventh task from ten demonstrations, and what became of the six (10 min)
 	$(BIN)/python -m benchmarks.fine_tuning $(ARGS)
 

@@ -60,6 +60,9 @@ class Objective:
         # MIP's two regressions weigh the same.
         weighting = config.loss_weighting if config.objective == "diffusion" else "uniform"
         self._weights = timestep_weights(noise_scheduler, config.prediction_type, weighting)
+        # Of fixed shapes: batches are of one size. Validation, whose are not, is not compiled.
+        self._denoising_loss = torch.compile(denoising_loss, dynamic=False) if config.compile else denoising_loss
+        self._seen = torch.compile(self._look, dynamic=False) if config.compile else self._look
         self._teacher = _teacher(config.teacher, policy, instructions).to(device) if config.teacher else None
         if self._teacher:
             self._teacher_sampler = sampling_scheduler(self._teacher.config, TEACHER_EVALUATIONS)
@@ -87,7 +90,7 @@ class Objective:
                     embedding.repeat(self._config.noise_draws, 1),
                 )
             timestep = self._timesteps(len(batch.mask), draws)
-            loss = denoising_loss(
+            loss = self._denoising_loss(
                 self._policy,
                 self._noise_scheduler,
                 batch,
@@ -101,7 +104,7 @@ class Objective:
         minimized = (loss.minimized * self._weights[timestep].to(self._device)).mean()
         return minimized + told, loss.of(slice(self._noise_only(len(timestep), draws), None))
 
-    def _seen(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _look(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The encoded observations, float ``[B, W]``, and what is minimised of what the image encoders tell beside."""
         policy, weight = self._policy, self._config.privileged_weight
         looked = policy.look(batch.instruction, batch.images)

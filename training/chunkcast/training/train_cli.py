@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from chunkcast.training.distributed import Processes
+
+COMPILERS = ("g++", "clang++", "c++")
+"""What torch.compile makes its kernels with, beside CXX."""
 
 
 def main() -> None:
@@ -38,6 +43,8 @@ def train_command(config: TrainConfig) -> None:
         raise CheckpointError(
             f"{config.out} already holds a run; pass --resume to continue it, or choose another --out"
         )
+    if config.compile and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+        raise TrainingError(f"--compile needs a C++ compiler, and there is none of {', '.join(COMPILERS)} here")
     processes = by_environment()
     device = choose_device(config.device, processes.local_rank if processes.count > 1 else None)
     with joined(processes, device):

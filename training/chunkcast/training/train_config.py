@@ -175,6 +175,9 @@ class TrainConfig:
     """bf16 autocast where the processor computes in it (auto), always, or never."""
     device: str = "auto"
     """auto takes CUDA where there is one; otherwise a torch device such as cpu or cuda:1."""
+    compile: bool = False
+    """Compile the loss (torch.compile): it takes half a minute or more, needs a C++ compiler, and pays in long runs.
+    Losses differ by rounding."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint; the result equals an uninterrupted run."""
 
@@ -239,8 +242,8 @@ class TrainConfig:
         self._require("chunk_discount", 0.0 < self.chunk_discount <= 1.0, "lie in (0, 1]")
         for name in ("image_shift", "image_colour", "privileged_weight", "frame_memory_gb", "data_memory_gb"):
             self._require(name, 0.0 <= getattr(self, name) < math.inf, "be finite and not negative")
-        if self.teacher is not None and (self.cameras or self.noise_draws > 1):
-            raise TrainingError("--teacher is for policies without --cameras, and --noise-draws 1")
+        if self.teacher is not None and (self.cameras or self.noise_draws > 1 or self.compile):
+            raise TrainingError("--teacher is for policies without --cameras, --noise-draws 1, and without --compile")
         if self.learning_rate <= 0.0 or self.gradient_clip <= 0.0:
             raise TrainingError("--learning-rate and --gradient-clip must be positive")
         self._check_objective_and_instructions()
