@@ -1,6 +1,6 @@
 """What torch.compile is worth: a training step with and without, in turns, and after how many steps it has paid.
 
-``python -m benchmarks.compiled_training`` (``make compiled``) writes docs/results/compiled-training.json. The first step
+``python -m benchmarks.compiled_training`` (``make compiled``) writes its JSON to docs/results. The first step
 is what compiling costs.
 """
 

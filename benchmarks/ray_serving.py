@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import signal
 import socket
 import statistics
@@ -17,11 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,12 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.kills import Arm, Played
+from benchmarks.ray_replicas import Replicas
+from chunkcast.client import ActionChunk
 from chunkcast.simulation.success import success_rate
 
 BIN = Path(sys.executable).parent
 KILL_TICKS = (5, 35)
-READY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RayServingConfig:
     repeats: int = 3
     """Of each load, in turns; medians are reported."""
     episodes: int = 5
-    """Of each task, with a replica killed in each."""
+    """Of each task, with the arm's replica killed in each."""
     seed: int = 1_000_000
     """The first episode's."""
     json: Path = Path("docs/results/ray-serving.json")
@@ -62,41 +62,37 @@ class RayServingConfig:
 
 @dataclass
 class Server:
-    """A server that robots reach, and for ``Arm`` something that can be killed and comes back."""
+    """A server that robots reach; on Ray, for ``Arm``, one of whose replicas can be killed and comes back."""
 
     address: str
     process: subprocess.Popen[str]
-    replicas: int = 0
-    metrics_port: int = 0
-    """The first of the replicas'."""
-    ready_at: float = 0.0
-    generator: random.Random = field(default_factory=lambda: random.Random(0))
+    replicas: Replicas
+    ready_at: float = field(default_factory=time.monotonic)
+    before: dict[int, float] = field(default_factory=dict)
 
     def kill(self) -> None:
-        """A replica, whichever: half of the time it is the arm's."""
-        os.kill(self.generator.choice(self._processes()), signal.SIGKILL)
+        """The replica that serves the arm."""
+        self.replicas.kill_the_one_that_serves(self.before)
 
     def start(self) -> None:
-        """Ray does; until as many are ready."""
-        deadline = time.monotonic() + READY_SECONDS
-        while self._ready() < self.replicas:
-            if time.monotonic() > deadline:
-                raise RuntimeError("the killed replica was not replaced")
-            time.sleep(0.1)
+        """Ray does; until there are as many as before."""
+        self.replicas.wait()
         self.ready_at = time.monotonic()
 
-    def _ready(self) -> int:
-        """Replicas that say so on their page; a new one takes a port that the killed one has left, or the next."""
-        ready = 0
-        for port in range(self.metrics_port, self.metrics_port + 2 * self.replicas):
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2.0) as page:
-                ready += page.status == HTTPStatus.OK
-        return ready
 
-    @staticmethod
-    def _processes() -> list[int]:
-        found = subprocess.run(["pgrep", "-f", "ray::ServeReplica"], capture_output=True, text=True, check=False)
-        return [int(number) for number in found.stdout.split()]
+class WaitingArm(Arm):
+    """A robot that notes how long it was without a new chunk."""
+
+    longest_wait, _last = 0.0, 0.0
+
+    def begin(self) -> None:
+        """A new episode."""
+        self.longest_wait, self._last = 0.0, time.monotonic()
+
+    def _note(self, chunk: ActionChunk, seconds: float) -> None:
+        super()._note(chunk, seconds)
+        now = time.monotonic()
+        self.longest_wait, self._last = max(self.longest_wait, now - self._last), now
 
 
 def _free_port() -> int:
@@ -117,7 +113,7 @@ def _served(config: RayServingConfig, *, ray: bool) -> Iterator[Server]:
         if not process.stdout.readline().startswith("ready"):
             raise RuntimeError("the server did not start")
         try:
-            yield Server(f"127.0.0.1:{port}", process, config.replicas, metrics, time.monotonic())
+            yield Server(f"127.0.0.1:{port}", process, Replicas(metrics, config.replicas))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -139,24 +135,26 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def _killed(config: RayServingConfig, server: Server, console: Console) -> dict[str, Any]:
     generator = random.Random(config.seed)
-    arm = Arm(server)  # type: ignore[arg-type]  # it asks for what Served and this have in common
+    server.replicas.wait()
+    arm = WaitingArm(server)  # type: ignore[arg-type]  # it asks for what Served and this have in common
     jobs = [(task, config.seed + index) for index in range(config.episodes) for task in arm.tasks]
     played: list[Played] = []
-    for task, seed in track(jobs, "a replica killed in each", console=console):
+    waits: list[float] = []
+    for task, seed in track(jobs, "its replica killed in each", console=console):
+        server.before = server.replicas.chunks()
+        arm.begin()
         played.append(arm.play(task, seed, generator.randint(*KILL_TICKS)))
+        waits.append(1e3 * arm.longest_wait)
     arm.close()
-    cut = [each for each in played if each.starved > 0]
     return {
         **success_rate(sum(each.success for each in played), len(played)),
         "seeds": [config.seed, config.seed + config.episodes - 1],
         "failed": [f"{each.task}/{each.seed}" for each in played if not each.success],
-        "streams_cut": len(cut),
-        "ticks_without_a_chunk_where_cut": {
-            "median": statistics.median(each.starved for each in cut),
-            "max": max(each.starved for each in cut),
-        }
-        if cut
-        else None,
+        "longest_time_between_chunks_ms": {"median": round(statistics.median(waits), 1), "max": round(max(waits), 1)},
+        "ticks_at_rest": {
+            "median": statistics.median(each.starved for each in played),
+            "max": max(each.starved for each in played),
+        },
     }
 
 
@@ -179,8 +177,8 @@ def main(config: RayServingConfig) -> None:
         "load": {
             kind: {str(streams): _medians(done) for streams, done in runs.items()} for kind, runs in results.items()
         },
-        "replica_killed_in_each_episode": killed,
-        "command": f"python -m benchmarks.ray_serving --seconds {config.seconds:g} --repeats {config.repeats}",
+        "its_replica_killed_in_each_episode": killed,
+        "command": shlex.join(["python", "-m", "benchmarks.ray_serving", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
     table = Table("robots", "plain, chunks/s", "Ray", "ratio", "plain p50, ms", "Ray")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from benchmarks.ray_replicas import Replicas
 from chunkcast.client import ChunkPlayer, PlaybackConfig, PolicyClient, PolicyNotFound
 from chunkcast.client.chunk_player import ControlRate
 from chunkcast.client.sim.metaworld_robot import MetaWorldRobot
@@ -31,21 +30,8 @@ REPLICAS = 2
 @dataclass
 class OnRay:
     address: str
-    metrics_port: int
+    replicas: Replicas
     process: subprocess.Popen[str]
-
-    def replicas(self) -> dict[int, float]:
-        """Metrics port to chunks of the replicas that answer."""
-        chunks: dict[int, float] = {}
-        for port in range(self.metrics_port, self.metrics_port + 2 * REPLICAS):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2.0) as page:
-                    lines = page.read().decode().splitlines()
-            except OSError:
-                continue
-            answered = [line for line in lines if line.startswith('chunkcast_chunks_total{outcome="ok"')]
-            chunks[port] = float(answered[0].split()[-1]) if answered else 0.0
-        return chunks
 
 
 def free_port() -> int:
@@ -65,15 +51,10 @@ def on_ray() -> Iterator[OnRay]:
         assert process.stdout is not None
         ready = process.stdout.readline()
         assert ready.startswith("ready"), process.stderr and process.stderr.read()
-        yield OnRay(f"127.0.0.1:{port}", metrics, process)
+        yield OnRay(f"127.0.0.1:{port}", Replicas(metrics, REPLICAS), process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         process.stderr.close() if process.stderr else None
-
-
-def replica_processes() -> list[int]:
-    found = subprocess.run(["pgrep", "-f", "ray::ServeReplica"], capture_output=True, text=True, check=False)
-    return [int(number) for number in found.stdout.split()]
 
 
 def test_the_client_is_served_as_by_the_plain_server(on_ray: OnRay) -> None:
@@ -103,8 +84,8 @@ def test_a_call_that_makes_no_sense_gets_its_status(on_ray: OnRay) -> None:
 
 def test_a_replica_that_is_killed_costs_no_episode(on_ray: OnRay) -> None:
     config = PlaybackConfig(starvation="decelerate", max_starved_ticks=80 * 30)
-    before = on_ray.replicas()
-    assert len(before) == REPLICAS
+    on_ray.replicas.wait()
+    before = on_ray.replicas.chunks()
     with PolicyClient(on_ray.address) as client, ChunkPlayer(client, config=config, timeout=10.0) as player:
         robot = MetaWorldRobot("drawer-close-v3")
         for seed in (500_000, 500_001):
@@ -114,45 +95,16 @@ def test_a_replica_that_is_killed_costs_no_episode(on_ray: OnRay) -> None:
             rate.start(time.monotonic())
             while not robot.done:
                 if robot.steps == 20:
-                    killed, others = kill_the_one_that_serves(on_ray, before)
+                    then = on_ray.replicas.chunks()
+                    killed = on_ray.replicas.kill_the_one_that_serves(before)
                 robot.act(player.next_action(robot.observe()))
                 time.sleep(rate.seconds_ahead(time.monotonic()))
             assert robot.success
             # The arm's stream was cut, and another replica answered it from then on.
-            now = on_ray.replicas()
-            assert any(now.get(port, 0.0) > chunks for port, chunks in others.items() if port != killed)
-            before = wait_for_replicas(on_ray)
-
-
-def kill_the_one_that_serves(on_ray: OnRay, before: dict[int, float]) -> tuple[int, dict[int, float]]:
-    """The replica whose count of chunks has grown, by the process that listens on its metrics port; returns that port,
-    and what all had answered until then.
-    """
-    now = on_ray.replicas()
-    port = max(now, key=lambda each: now[each] - before.get(each, 0.0))
-    assert now[port] > before.get(port, 0.0)
-    listening = f"127.0.0.1:{port}"
-    inode = next(
-        fields[9]
-        for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
-        if fields[1] == f"0100007F:{port:04X}" and fields[3] == "0A"
-    )
-    for process in replica_processes():
-        links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()]
-        if f"socket:[{inode}]" in links:
-            os.kill(process, signal.SIGKILL)
-            return port, now
-    raise AssertionError(f"no replica listens on {listening}")
-
-
-def wait_for_replicas(on_ray: OnRay) -> dict[int, float]:
-    deadline = time.monotonic() + 60.0
-    while time.monotonic() < deadline:
-        found = on_ray.replicas()
-        if len(found) == REPLICAS:
-            return found
-        time.sleep(0.2)
-    raise AssertionError("the killed replica was not replaced within a minute")
+            now = on_ray.replicas.chunks()
+            assert any(now.get(port, 0.0) > chunks for port, chunks in then.items() if port != killed)
+            on_ray.replicas.wait()
+            before = on_ray.replicas.chunks()
 
 
 @pytest.mark.parametrize(
@@ -173,6 +125,17 @@ def test_flags_that_do_not_go_together(flags: list[str], message: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = ["--listen", f"0.0.0.0:{free_port()}", "--ray-http-port", str(taken.getsockname()[1])]
+        command = [str(SERVE), "--ray", "--insecure", "--bundle", str(SHIPPED_BUNDLE), *ports]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"--ray-http-port: port {ports[-1]} cannot be had" in done.stderr
 
 
 def test_a_bundle_that_cannot_be_served_is_said_in_one_line(tmp_path: Path) -> None:

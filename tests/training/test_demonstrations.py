@@ -116,7 +116,9 @@ def test_a_damaged_table_is_refused(demonstrations_folder: Path, tmp_path: Path)
 
 
 def test_missing_and_foreign_manifests_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DemonstrationsError, match=r"manifest.json is missing; make demonstrations with"):
+    with pytest.raises(
+        DemonstrationsError, match=r"neither manifest.json nor meta/info.json; make demonstrations with"
+    ):
         read_demonstrations(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": "chunkcast-demonstrations", "version": 99}')
     with pytest.raises(DemonstrationsError, match=r"\('chunkcast-demonstrations', 99\), expected .* 2\)"):

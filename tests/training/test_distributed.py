@@ -123,6 +123,12 @@ def run_without_torchrun(
         return list(pool.map(run, range(count)))
 
 
+def test_another_number_of_processes_is_noticed(shared_run: Path, small_config: TrainConfig) -> None:
+    config = replace(small_config, out=shared_run, precision="fp32", resume=True)
+    trainer = Trainer(config, read_demonstrations(config.data), torch.device("cpu"), False)
+    assert not trainer.goes_on_as_it_began
+
+
 STOP_AFTER_TWO = """
 import os, sys
 from chunkcast.training import trainer

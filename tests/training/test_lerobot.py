@@ -274,6 +274,15 @@ def test_facts_of_another_set_are_refused(tmp_path: Path, facts: dict[str, Any],
         read_demonstrations(foreign.folder)
 
 
+def test_a_folder_beside_it_is_asked_for(tmp_path: Path) -> None:
+    folder = Foreign(tmp_path / "set").write()
+    for near in (tmp_path, folder / "meta"):
+        with pytest.raises(DemonstrationsError, match=f"holds neither .* did you mean {folder}\\?"):
+            read_demonstrations(near)
+    with pytest.raises(DemonstrationsError, match=r"is no folder, so it holds neither"):
+        read_demonstrations(tmp_path / "elsewhere/set")
+
+
 def test_one_format_does_not_replace_the_other(lerobot_folder: Path, demonstrations_folder: Path) -> None:
     for folder, format_ in ((lerobot_folder, "chunkcast"), (demonstrations_folder, "lerobot")):
         config = CollectConfig(out=folder, format=format_, tasks=TASKS, episodes=1, overwrite=True)  # type: ignore[arg-type]

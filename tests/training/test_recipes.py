@@ -166,6 +166,8 @@ def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: P
         for name, value in trainer.policy.state_dict().items():
             torch.testing.assert_close(value, averaged[name], msg=name)
     with pytest.raises(CheckpointError, match=r"its .* is \[.*32.*\], the new one's \[.*64"):
+        train_command(replace(config, width=64, start_from=tmp_path / "bundle"))
+    with pytest.raises(CheckpointError, match="begin with its sizes: --width 32"):
         train_command(replace(config, width=64))
     with pytest.raises(CheckpointError, match="it has no denoiser"):
         train_command(replace(config, denoiser="unet", blocks=1, start_from=tmp_path / "bundle"))
@@ -190,6 +192,7 @@ def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: P
         ({"adam_beta2": 1.0}, r"--adam-beta2 must lie in \[0, 1\)"),
         ({"huber": -1.0}, "--huber must be finite and not negative, got -1.0"),
         ({"huber": float("inf")}, "--huber must be finite"),
+        ({"rollout_every": 1, "keep_best": 0}, "--keep-best must be at least 1"),
         ({"motion_dropout": 1.5}, r"--motion-dropout must lie in \[0, 1\], got 1.5"),
     ],
 )

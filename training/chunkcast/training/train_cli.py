@@ -16,8 +16,11 @@ from chunkcast.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
+    from chunkcast.training.demonstrations.episodes import Demonstrations
     from chunkcast.training.distributed import Processes
+    from chunkcast.training.trainer import Trainer
 
 COMPILERS = ("g++", "clang++", "c++")
 """What torch.compile makes its kernels with, beside CXX."""
@@ -88,13 +91,7 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
         write_json(config.out / "demonstrations.json", demonstrations.manifest)
-    how = f"{device.type}, {'bf16' if bf16 else 'fp32'}"
-    how += f", {processes.count} processes" if processes.count > 1 else ""
-    console.print(
-        f"{len(demonstrations.episode_tasks)} episodes of {len(demonstrations.tasks)} tasks: "
-        f"{len(trainer.training)} training and {len(trainer.validation)} validation windows; "
-        f"{trainer.run_facts['parameters'] / 1e6:.1f} M parameters; {how}"
-    )
+    _announce(trainer, demonstrations, console)
     if not processes.writes:
         trainer.run(lambda record, findings: None)
         return
@@ -117,6 +114,23 @@ def _train(config: TrainConfig, device: torch.device, processes: Processes) -> N
         )
     if not config.rollout_every:
         print("A low loss proves no success: measure it with chunkcast-export and chunkcast-sim.")
+
+
+def _announce(trainer: Trainer, demonstrations: Demonstrations, console: Console) -> None:
+    """What is trained, on what."""
+    processes = trainer.processes
+    how = f"{trainer.device.type}, {'bf16' if trainer.bf16 else 'fp32'}"
+    how += f", {processes.count} processes" if processes.count > 1 else ""
+    console.print(
+        f"{len(demonstrations.episode_tasks)} episodes of {len(demonstrations.tasks)} tasks: "
+        f"{len(trainer.training)} training and {len(trainer.validation)} validation windows; "
+        f"{trainer.run_facts['parameters'] / 1e6:.1f} M parameters; {how}"
+    )
+    if not trainer.goes_on_as_it_began:
+        console.print(
+            "the run was begun by another number of processes, or they shared no memory: from here on it differs by "
+            "rounding from one that was not interrupted"
+        )
 
 
 def _print_fine_tuning(config: TrainConfig, epoch: int, new_tasks: list[str], old_tasks: list[str]) -> None:

@@ -234,6 +234,8 @@ class TrainConfig:
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "lie in [0, 1)")
         for name in ("rollout_every", "rollout_seed", "keep_best"):
             self._require(name, getattr(self, name) >= 0, "not be negative")
+        if self.rollout_every and not self.keep_best:
+            raise TrainingError("--rollout-every keeps the most successful checkpoints: --keep-best must be at least 1")
         self._require(
             "rollout_seed", self.rollout_seed < EVALUATION_SEED, f"lie below {EVALUATION_SEED}, where evaluations begin"
         )

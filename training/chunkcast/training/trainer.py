@@ -55,6 +55,9 @@ from chunkcast.training.windows import Windows, split_by_episode
 
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
 
+ALONE_FACTS = {"processes": 1, "shares_memory": False}
+"""Of a run by one process; runs of earlier releases do not say so."""
+
 VALIDATION_EVALUATIONS = 4
 """DDIM steps of the actions that are sampled for validation; what chunkcast-export takes by default."""
 
@@ -69,6 +72,10 @@ class Trainer:
         bf16: autocast to bfloat16.
         processes: that train together; each holds its part of a batch, and the rest of everything.
         new_episodes: the first ones, where the others are rehearsed; ``None`` where none are.
+
+    Attributes:
+        goes_on_as_it_began: whether a run that was resumed has as many processes as before, which share as much: else
+            it differs from an uninterrupted one by rounding.
 
     Raises:
         CheckpointError: ``config.resume`` is set and the last checkpoint is of other settings or data.
@@ -163,10 +170,13 @@ class Trainer:
             "state_range": self.state_range,
             "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
             "bf16": bf16,
+            "processes": processes.count,
+            "shares_memory": self.update.shares_memory,
             "seconds": 0.0,
             "history": [],
             "command": shlex.join(["chunkcast-train", *sys.argv[1:]]),
         }
+        self.goes_on_as_it_began = True
         if config.resume:
             self._restore(read_checkpoint(config.out / LAST_CHECKPOINT))
 
@@ -324,6 +334,9 @@ class Trainer:
         averages = [averaged[name] for name, value in self.policy.named_parameters() if value.requires_grad]
         self.update.restore(checkpoint.part("optimizer"), averages, checkpoint.progress.step)
         self.checkpoints.top.resume(checkpoint.progress.epoch)
+        self.goes_on_as_it_began = all(
+            checkpoint.run.get(name, alone) == self.run_facts[name] for name, alone in ALONE_FACTS.items()
+        )
         self.progress, self.run_facts = checkpoint.progress, checkpoint.run
         self._standing_codes = {finding.code for finding in self._findings()}  # said before the interruption
 

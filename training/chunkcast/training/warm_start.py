@@ -28,6 +28,10 @@ PRIVILEGED = "privileged."
 """The head that tells recorded states, by its weights' names."""
 
 
+SIZES = ("denoiser", "width", "blocks", "embedding_size", "horizon", "observation_steps")
+"""Of a network, by the flags that set them."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What a network may begin with.
@@ -36,6 +40,7 @@ class Source:
         weights: by the module's names, buffers among them.
         process: sampler, prediction type and timesteps that they were trained for.
         told: how tasks are told: the encoder's SHA-256, or the names behind the one-hot entries.
+        config: where it is known.
         implied: buffers that may be missing from the weights, since the rest says what they are.
         action_bounds: lower and upper.
     """
@@ -44,6 +49,7 @@ class Source:
     process: tuple[Any, ...]
     told: tuple[str, ...]
     action_bounds: list[list[float]]
+    config: PolicyConfig | None = None
     implied: frozenset[str] = frozenset()
 
 
@@ -66,6 +72,11 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
             weights=with_more_tasks(found.weights, found.told, policy, instructions.tasks),
             told=instructions.tasks,
         )
+    if found.config and (
+        flags := [name for name in SIZES if getattr(found.config, name) != getattr(policy.config, name)]
+    ):
+        wanted = " ".join(f"--{name.replace('_', '-')} {getattr(found.config, name)}" for name in flags)
+        raise CheckpointError(f"{source} is of another network; begin with its sizes: {wanted}")
     own = policy.state_dict()
     # What was learned beside acting is not in a bundle, and not needed to act; and what is empty is nowhere.
     implied = found.implied | {name for name, value in own.items() if name.startswith(PRIVILEGED) or not value.numel()}
@@ -124,7 +135,7 @@ def _of_run(file: Path) -> Source:
     checkpoint = read_checkpoint(file)
     policy = load_policy(checkpoint)
     process, told = _process(checkpoint.policy_config), _told(checkpoint.instructions)
-    return Source(policy.state_dict(), process, told, _bounds(policy))
+    return Source(policy.state_dict(), process, told, _bounds(policy), checkpoint.policy_config)
 
 
 def _of_bundle(bundle: Path) -> Source:
@@ -154,4 +165,4 @@ def _of_bundle(bundle: Path) -> Source:
     implied = {"action_low", "action_high"} | (set() if encoder else {"instruction_mean", "instruction_scale"})
     elements = spec.action.elements
     bounds = [[float(np.float32(getattr(each, bound))) for each in elements] for bound in ("low", "high")]
-    return Source(weights, process, told, bounds, frozenset(implied))
+    return Source(weights, process, told, bounds, implied=frozenset(implied))

@@ -88,6 +88,11 @@ class WeightUpdate:
         processes.wait()
 
     @property
+    def shares_memory(self) -> bool:
+        """Whether processes do."""
+        return self._exchange is not None
+
+    @property
     def learning_rate(self) -> float:
         """After the last step."""
         return float(self._schedule.get_last_lr()[0])

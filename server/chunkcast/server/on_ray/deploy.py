@@ -19,6 +19,7 @@ from chunkcast.server.on_ray.replica import PolicyReplica, for_replicas
 from chunkcast.server.serving import Serving
 
 APPLICATION = "chunkcast"
+LOOPBACK = "127.0.0.1"
 SERVICERS = [
     "chunkcast.v1.policy_pb2_grpc.add_PolicyServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
@@ -76,11 +77,15 @@ def serve_on_ray(config: ServeConfig) -> None:
 
     port = int(config.listen.rsplit(":", 1)[1])
     if not config.ray_address:
-        _require_free(port)
+        _require_free("--listen", "", port)
+        _require_free("--ray-http-port", LOOPBACK, config.ray_http_port)
     # Here first: what a replica refuses would come back as Ray's own error, after some attempts.
     Serving.of(config).policies.close()
     # Read by the proxy's process, which a cluster that is there already started with its own environment.
     os.environ["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(config.max_message_mb * 2**20)
+    log.info(
+        "starting Ray, for up to a minute" if not config.ray_address else "joining Ray", cluster=config.ray_address
+    )
     try:
         ray.init(
             address=config.ray_address or "local",
@@ -95,7 +100,7 @@ def serve_on_ray(config: ServeConfig) -> None:
     try:
         serve.start(
             proxy_location=ProxyLocation.EveryNode,
-            http_options=HTTPOptions(host="127.0.0.1", port=config.ray_http_port),
+            http_options=HTTPOptions(host=LOOPBACK, port=config.ray_http_port),
             grpc_options=gRPCOptions(port=port, grpc_servicer_functions=SERVICERS),
         )
         serve.run(deployment(config), name=APPLICATION, route_prefix="/")
@@ -109,7 +114,10 @@ def serve_on_ray(config: ServeConfig) -> None:
         stop.wait()
         log.info("stopping")
     except RuntimeError as error:
-        raise BadFlag(f"Ray could not deploy the policy ({str(error).splitlines()[0]}); its logs say why") from None
+        raise BadFlag(
+            f"Ray could not deploy the policy ({str(error).splitlines()[0]}); the logs of its session say why, on this "
+            "machine in /tmp/ray/session_latest/logs"
+        ) from None
     finally:
         # Of a cluster that others serve on, no more than what is this program's.
         serve.delete(APPLICATION, _blocking=True) if config.ray_address else serve.shutdown()
@@ -124,7 +132,7 @@ def _require_reached(port: int) -> None:
     """
     deadline = time.monotonic() + PROXY_SECONDS
     while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1.0):
             return
         time.sleep(0.1)
     raise BadFlag(
@@ -133,10 +141,10 @@ def _require_reached(port: int) -> None:
     )
 
 
-def _require_free(port: int) -> None:
+def _require_free(flag: str, host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", port))
+            probe.bind((host, port))
         except OSError as error:
-            raise BadFlag(f"--listen: port {port} cannot be had ({error.strerror})") from None
+            raise BadFlag(f"{flag}: port {port} cannot be had ({error.strerror})") from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from chunkcast.training.demonstrations.episodes import Demonstrations, joined
-from chunkcast.training.demonstrations.lerobot.layout import is_lerobot
+from chunkcast.training.demonstrations.lerobot.layout import INFO, is_lerobot
 from chunkcast.training.demonstrations.lerobot.reader import read_lerobot
 from chunkcast.training.demonstrations.memory import Memory
-from chunkcast.training.demonstrations.table import read_table
+from chunkcast.training.demonstrations.table import MANIFEST_NAME, read_table
+from chunkcast.training.errors import DemonstrationsError
 from chunkcast.training.train_config import TrainConfig
 
 IN_MEMORY = Memory()
@@ -24,7 +25,22 @@ def read_demonstrations(folder: Path, memory: Memory = IN_MEMORY) -> Demonstrati
     Raises:
         DemonstrationsError: there is neither, or it is damaged or of another version.
     """
+    if not _holds_demonstrations(folder):
+        near = [each for each in (folder.parent, *_folders_in(folder)) if _holds_demonstrations(each)]
+        what = "holds" if folder.is_dir() else "is no folder, so it holds"
+        raise DemonstrationsError(
+            f"{folder} {what} neither {MANIFEST_NAME} nor {INFO}; "
+            + (f"did you mean {near[0]}?" if near else "make demonstrations with chunkcast-collect --out")
+        )
     return read_lerobot(folder, memory) if is_lerobot(folder) else read_table(folder, memory)
+
+
+def _holds_demonstrations(folder: Path) -> bool:
+    return (folder / MANIFEST_NAME).is_file() or is_lerobot(folder)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
 
 
 def read_training_data(config: TrainConfig) -> tuple[Demonstrations, int | None]:

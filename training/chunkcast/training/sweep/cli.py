@@ -122,7 +122,9 @@ def _run(config: SweepConfig, point: Point, train: list[str]) -> Result:
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
     if done.returncode:
-        return Result(run.name, dict(point.settings), failed=f"chunkcast-train ended with {done.returncode}")
+        return Result(
+            run.name, dict(point.settings), failed=f"chunkcast-train ended with {done.returncode}; why is said above"
+        )
     facts = read_run_facts(run / LAST_CHECKPOINT)
     last = facts["history"][-1]
     result = Result(
@@ -153,27 +155,35 @@ def _print_table(results: list[Result], config: SweepConfig) -> None:
     from rich.table import Table
 
     flags = list(dict.fromkeys(flag for result in results for flag in result.settings))
-    headings = ["", *flags, "success", "95 %", "episodes", "action MSE", "loss", "training"]
-    table = Table(*headings, title=str(config.out))
+    table = Table("", *flags, "success (95 %)", "n", "action MSE", "loss", "s", title=str(config.out))
     for rank, (result, close) in enumerate(zip(results, as_good_as_the_first(results), strict=True), 1):
         settings = [result.settings.get(flag, "") for flag in flags]
         if result.failed:
-            table.add_row(str(rank), *settings, result.failed, *[""] * 5)
+            table.add_row(str(rank), *settings, "failed", *[""] * 4)
             continue
         table.add_row(
             f"{rank}{' ~' if close and rank > 1 else ''}",
             *settings,
-            "-" if result.success_rate is None else f"{result.success_rate:.1%}",
-            "-" if result.ci95 is None else f"{result.ci95[0]:.1%} - {result.ci95[1]:.1%}",
+            _success(result),
             str(result.episodes),
             f"{result.validation_action_mse:.5f}",
             f"{result.validation_loss:.5f}",
-            f"{result.seconds:.0f} s",
+            f"{result.seconds:.0f}",
         )
     console = Console()
     console.print(table)
+    for result in results:
+        if result.failed:
+            console.print(f"{result.name} failed: {result.failed}", highlight=False)
     if any(as_good_as_the_first(results)[1:]):
         console.print("~ its interval meets the first's: more --episodes would tell them apart")
+
+
+def _success(result: Result) -> str:
+    if result.success_rate is None or result.ci95 is None:
+        return "-"
+    low, high = result.ci95
+    return f"{result.success_rate:.1%} ({100 * low:.0f} - {high:.0%})"
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def _cameras(folder: Path, info: dict[str, Any], views: Sequence[str], size: int
         if feature is None or feature["dtype"] != "video":
             known = [name.removeprefix(IMAGES) for name in info["features"] if name.startswith(IMAGES)]
             raise DemonstrationsError(
-                f"{folder} has no videos of {view}; expected some of {', '.join(known) or 'none at all'}"
+                f"{folder} has no videos of {view}; "
+                + (f"expected some of {', '.join(known)}" if known else "it was recorded without cameras")
             )
         facts = own.get(view, {"name": view, "quality": "full"})
         position = tuple(facts["position"]) if facts.get("position") else None
