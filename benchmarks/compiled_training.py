@@ -48,7 +48,7 @@ KINDS = {
     "mlp": (),
     "mlp, fp32": ("--precision", "fp32"),
     "unet": ("--denoiser", "unet"),
-    "dit": ("--denoiser", "dit"),
+    "transformer": ("--denoiser", "transformer"),
 }
 
 
@@ -69,7 +69,7 @@ class CompiledConfig:
 def _seconds(config: CompiledConfig, flags: tuple[str, ...]) -> tuple[list[float], list[float]]:
     """Of each step; and the losses."""
     command = [sys.executable, "-c", STEPS, str(config.steps), "--data", str(config.data), "--out", "nowhere", *flags]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     seconds, losses = zip(*(map(float, line.split()) for line in printed.splitlines()), strict=True)
     return list(seconds), list(losses)
 

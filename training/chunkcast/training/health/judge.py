@@ -159,8 +159,9 @@ def _actions_at_the_end(curve: LossCurve) -> Iterator[Finding]:
                 "error" if unused else "warning",
                 last.epoch,
                 f"sampled actions explain {explained:.1%} of the variance of demonstrated ones within their tasks",
-                "whatever the noise MSE, the policy does hardly better than each task's mean action: check that the "
-                "observation reaches the network (zeros, wrong order, wrong statistics), and the number of windows"
+                "whatever the noise MSE, the policy does hardly better than each task's mean action: check that "
+                "it was trained for more than a few hundred steps, that the observation reaches the network (zeros, "
+                "wrong order, wrong statistics), and the number of windows"
                 if unused
                 else "far from what was demonstrated: train longer, collect more, or sample in more evaluations",
             )
