@@ -9,10 +9,13 @@ import time
 import urllib.request
 from contextlib import suppress
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 
 READY_SECONDS = 60.0
 LISTENING = "0A"
+NO_PAGE = (OSError, HTTPException)
+"""Where nothing listens, or something else: a connection to a free port may even be its own, and echo."""
 ANSWERED = 'chunkcast_chunks_total{outcome="ok"'
 
 
@@ -32,7 +35,7 @@ class Replicas:
         """Metrics port to the chunks that it has answered, of those that are there."""
         answered: dict[int, float] = {}
         for port in self._ports:
-            with suppress(OSError):
+            with suppress(*NO_PAGE):
                 lines = _page(port, "metrics").splitlines()
                 answered[port] = sum(float(line.split()[-1]) for line in lines if line.startswith(ANSWERED))
         return answered
@@ -69,7 +72,7 @@ def _page(port: int, name: str) -> str:
 
 
 def _is_ready(port: int) -> bool:
-    with suppress(OSError):
+    with suppress(*NO_PAGE):
         return _page(port, "ready").startswith("ready")
     return False
 
