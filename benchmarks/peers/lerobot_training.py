@@ -1,8 +1,8 @@
 """Time to 90 % on the six tasks: this trainer beside lerobot's own Diffusion Policy trainer, same demonstrations.
 
 ``python -m benchmarks.peers.lerobot_training`` (``make peers-training``) trains here until the schedule ends, plays the
-policy through the server, and then gives lerobot ten times as long and plays what came of it: once with its own
-network, for GPUs, and once with that narrowed to a size like this project's. Its schedule ends with its time: as many
+policy through the server, and then gives lerobot ten times as long and plays what came of it, with its own network,
+which is for GPUs, or also with that narrowed to a size like this project's. Its schedule ends with its time: as many
 steps are asked for as fit, after a few that are timed. Writes docs/results/peers-training.json.
 """
 
@@ -56,8 +56,8 @@ class Peer:
 
 
 PEERS = (
-    Peer("its own network", (), 5, 5),
-    Peer("narrowed", ("--policy.down_dims=[64,128,256]",), 50, 20),
+    Peer("its own network", (), 5, 1),
+    Peer("narrowed", ("--policy.down_dims=[64,128,256]",), 50, 5),
 )
 
 
@@ -79,6 +79,8 @@ class TrainingPeersConfig:
     """Of lerobot's: its own 8 would make less of two cores, its paper's is 64."""
     sampling_steps: int = 10
     """DDIM steps of its policy."""
+    narrowed: bool = False
+    """Beside its own network, one narrowed to a size like this project's: as long again."""
     seed: int = 1_000_000
     """The first episode's."""
     json: Path = Path("docs/results/peers-training.json")
@@ -215,7 +217,7 @@ def main(config: TrainingPeersConfig) -> None:
         ours = _ours(config, work)
         console.print(ours)
         root = _converted(config, work)
-        for peer in PEERS:
+        for peer in PEERS if config.narrowed else PEERS[:1]:
             out = work / f"lerobot-{peer.name.replace(' ', '-')}"
             with console.status(f"lerobot, {peer.name}, trains for {config.factor * ours['seconds']:.0f} s"):
                 trained = _train_lerobot(config, peer, root, out, config.factor * ours["seconds"])
