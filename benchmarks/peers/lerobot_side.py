@@ -9,6 +9,7 @@ is a part of that state, one-hot.
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from pathlib import Path
@@ -53,6 +54,10 @@ def convert(table: Path, root: Path) -> None:
 
 def answer(checkpoint: Path, steps: int) -> None:
     """A line of protocol: uint32 1 for a new episode or 0, then the observation; back comes the action."""
+    # lerobot prints on standard output too: that goes to standard error, beside the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
     import torch
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
     from lerobot.policies.factory import make_pre_post_processors
@@ -73,8 +78,8 @@ def answer(checkpoint: Path, steps: int) -> None:
         }
         with torch.no_grad():
             action = after(policy.select_action(before(batch)))
-        sys.stdout.buffer.write(np.asarray(action[0].cpu(), np.float32).tobytes())
-        sys.stdout.buffer.flush()
+        answers.write(np.asarray(action[0].cpu(), np.float32).tobytes())
+        answers.flush()
 
 
 def _with_ddim(policy: Any, steps: int) -> Any:

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import statistics
 import struct
 import subprocess
@@ -81,6 +82,10 @@ class TrainingPeersConfig:
     """DDIM steps of its policy."""
     narrowed: bool = False
     """Beside its own network, one narrowed to a size like this project's: as long again."""
+    keep: Path | None = None
+    """Folder for lerobot's checkpoints, to be played again."""
+    play_kept: bool = False
+    """Train nothing: play what is in --keep, and correct --json."""
     seed: int = 1_000_000
     """The first episode's."""
     json: Path = Path("docs/results/peers-training.json")
@@ -178,14 +183,16 @@ def _lerobot_policy(config: TrainingPeersConfig, checkpoint: Path) -> Iterator[A
         def act(observation: np.ndarray[Any, Any], *, new: bool) -> np.ndarray[Any, Any]:
             sending.write(struct.pack("<I", int(new)) + observation.astype(np.float32).tobytes())
             sending.flush()
-            return np.frombuffer(taking.read(16), np.float32)
+            action = np.frombuffer(taking.read(16), np.float32)
+            if not np.isfinite(action).all():
+                raise RuntimeError(f"lerobot's policy answered {action}")
+            return action
 
         yield act
         sending.close()
 
 
-def _play_lerobot(config: TrainingPeersConfig, peer: Peer, out: Path, console: Console) -> dict[str, Any]:
-    checkpoint = (out / "checkpoints/last").resolve() / "pretrained_model"
+def _play_lerobot(config: TrainingPeersConfig, peer: Peer, checkpoint: Path, console: Console) -> dict[str, Any]:
     tasks = read_demonstrations(config.data).tasks
     solved = dict.fromkeys(tasks, 0)
     jobs = [(task, config.seed + index) for index in range(peer.episodes) for task in tasks]
@@ -208,24 +215,45 @@ def _play_lerobot(config: TrainingPeersConfig, peer: Peer, out: Path, console: C
     }
 
 
-def main(config: TrainingPeersConfig) -> None:
-    """Train, play, compare, write."""
-    console = Console()
-    theirs: dict[str, Any] = {}
+def _name(peer: Peer) -> str:
+    return f"lerobot 0.4.4 diffusion, {peer.name}"
+
+
+def _trained(config: TrainingPeersConfig, console: Console) -> dict[str, Any]:
+    """Both trainers' work, played."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        ours = _ours(config, work)
-        console.print(ours)
+        report = {"chunkcast": _ours(config, work)}
+        console.print(report)
+        seconds = config.factor * report["chunkcast"]["seconds"]
         root = _converted(config, work)
         for peer in PEERS if config.narrowed else PEERS[:1]:
             out = work / f"lerobot-{peer.name.replace(' ', '-')}"
-            with console.status(f"lerobot, {peer.name}, trains for {config.factor * ours['seconds']:.0f} s"):
-                trained = _train_lerobot(config, peer, root, out, config.factor * ours["seconds"])
-            theirs[f"lerobot 0.4.4 diffusion, {peer.name}"] = trained | _play_lerobot(config, peer, out, console)
-            console.print(theirs)
-    report = {
-        "chunkcast": ours,
-        **theirs,
+            with console.status(f"lerobot, {peer.name}, trains for {seconds:.0f} s"):
+                trained = _train_lerobot(config, peer, root, out, seconds)
+            checkpoint = (out / "checkpoints/last").resolve() / "pretrained_model"
+            if config.keep:
+                shutil.copytree(checkpoint, config.keep / out.name)
+            report[_name(peer)] = trained | _play_lerobot(config, peer, checkpoint, console)
+            console.print(report[_name(peer)])
+    return report
+
+
+def _played_again(config: TrainingPeersConfig, console: Console) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(config.json.read_text())
+    for peer in PEERS:
+        if config.keep and _name(peer) in report:
+            checkpoint = config.keep / f"lerobot-{peer.name.replace(' ', '-')}"
+            report[_name(peer)] |= _play_lerobot(config, peer, checkpoint, console)
+            console.print(report[_name(peer)])
+    return report
+
+
+def main(config: TrainingPeersConfig) -> None:
+    """Train, play, compare, write."""
+    console = Console()
+    report = _played_again(config, console) if config.play_kept else _trained(config, console)
+    report |= {
         "command": shlex.join(["python", "-m", "benchmarks.peers.lerobot_training", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
