@@ -15,7 +15,6 @@ import platform
 import re
 import shlex
 import shutil
-import statistics
 import struct
 import subprocess
 import sys
@@ -152,7 +151,7 @@ def _train_lerobot(config: TrainingPeersConfig, peer: Peer, root: Path, out: Pat
     timed = ("--save_checkpoint=false", f"--steps={peer.timed_steps}")
     _, log, _ = _run_lerobot(config, root, out.with_name(f"{out.name}-timed"), *peer.flags, *timed)
     each = [sum(map(float, found)) for found in re.findall(r"updt_s:([\d.]+) data_s:([\d.]+)", log)]
-    steps = round(seconds / statistics.median(each))
+    steps = math.ceil(seconds / min(each))  # no less than its time
     warmup = min(WARMUP_STEPS, steps // 10)
     schedule = (f"--steps={steps}", f"--save_freq={steps}", f"--policy.scheduler_warmup_steps={warmup}")
     flags, log, took = _run_lerobot(config, root, out, *peer.flags, *schedule)
