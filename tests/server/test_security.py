@@ -479,6 +479,10 @@ def test_the_log_names_streams_and_clients_and_no_secret(tmp_path: Path) -> None
             with pytest.raises(Exception, match="finite"):
                 stream.request(bad, episode_id="e1", step=7, instruction="left")
             named = stream.stream_id
+        # A server that is told to end while the robot does would say that it ended the stream.
+        deadline = time.monotonic() + PATIENCE
+        while "stream closed" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
         process.terminate()
         assert process.wait(PATIENCE) == 0
     text = (tmp_path / "log").read_text()

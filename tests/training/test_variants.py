@@ -75,7 +75,7 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(ExportError, match="has no image encoder"):
         export_bundle(small_run / LAST_CHECKPOINT, tmp_path / "b", name="b", precision="int8")
-    with pytest.raises(DemonstrationsError, match="is missing"):
+    with pytest.raises(DemonstrationsError, match="holds neither"):
         export_bundle(seeing_run / LAST_CHECKPOINT, tmp_path / "b", name="b", precision="int8", data=tmp_path)
     other = tmp_path / "without"
     shutil.copytree(demonstrations_folder, other)
