@@ -7,6 +7,7 @@ share its cores with Ray's proxy: the figures say what the proxy costs, not what
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import random
@@ -87,7 +88,7 @@ class WaitingArm(Arm):
 
     def begin(self) -> None:
         """A new episode."""
-        self.longest_wait, self._last = 0.0, time.monotonic()
+        self.longest_wait, self._last = 0.0, math.inf  # until its first chunk: the simulation is reset before
 
     def _note(self, chunk: ActionChunk, seconds: float) -> None:
         super()._note(chunk, seconds)
