@@ -17,7 +17,7 @@ ENCODER := policies/text-encoders/all-minilm-l6-v2
 SECONDS ?= 66
 INSTRUCTIONS := training/chunkcast/training/language/metaworld_instructions.toml
 
-.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak hostile chaos kills endurance delays peers peers-training distributed fine-tuning ray lerobot evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
+.PHONY: help demo demo-rgb evaluate-rgb bench-rgb policy-rgb test lint types pytest format proto proto-breaking bench soak hostile chaos kills endurance delays peers peers-training distributed compiled fine-tuning ray lerobot evaluate policy findings calibration faults health-cost evaluate-mt50 policy-mt50 policies text-encoder fuzz licences audit sbom smoke release dist clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18

@@ -70,7 +70,7 @@ class TrainingPeersConfig:
     data: Path = Path("data/six")
     """Demonstrations."""
     epochs: int = 5
-    """Of chunkcast-train: as few as come to 90 % and more on the seeds for choices."""
+    """Of chunkcast-train: enough for 90 % and more on the seeds for choices."""
     episodes: int = 20
     """Of each task, of this trainer's policy."""
     factor: float = 10.0
