@@ -30,13 +30,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.kills import Arm, Played
+from benchmarks.kills import KILL_TICKS, Arm, Played
 from benchmarks.ray_replicas import Replicas
 from chunkcast.client import ActionChunk
 from chunkcast.simulation.success import success_rate
 
 BIN = Path(sys.executable).parent
-KILL_TICKS = (5, 35)
 
 
 @dataclass(frozen=True)

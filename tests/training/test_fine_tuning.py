@@ -86,6 +86,8 @@ def test_old_and_new_tasks_are_played_at_the_end(
         rollout_every=5,
         rollout_episodes=1,
     )
+    with pytest.raises(CheckpointError, match="begin with its sizes: --width 32"):
+        train_command(replace(config, width=64, embedding_size=32))
     train_command(config)
     report = json.loads((tmp_path / "run/fine-tuning.json").read_text())
     assert report["new_tasks"] == [NEW_TASK]

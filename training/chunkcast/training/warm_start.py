@@ -66,17 +66,17 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
     """
     found = _source(source, last_checkpoint)
     again = "train with the settings that it was trained with"
+    if found.config and (
+        flags := [name for name in SIZES if getattr(found.config, name) != getattr(policy.config, name)]
+    ):
+        wanted = " ".join(f"--{name.replace('_', '-')} {getattr(found.config, name)}" for name in flags)
+        raise CheckpointError(f"{source} is of another network; begin with its sizes: {wanted}")
     if not instructions.encoder and set(found.told) < set(instructions.tasks) and not policy.config.views:
         found = replace(
             found,
             weights=with_more_tasks(found.weights, found.told, policy, instructions.tasks),
             told=instructions.tasks,
         )
-    if found.config and (
-        flags := [name for name in SIZES if getattr(found.config, name) != getattr(policy.config, name)]
-    ):
-        wanted = " ".join(f"--{name.replace('_', '-')} {getattr(found.config, name)}" for name in flags)
-        raise CheckpointError(f"{source} is of another network; begin with its sizes: {wanted}")
     own = policy.state_dict()
     # What was learned beside acting is not in a bundle, and not needed to act; and what is empty is nowhere.
     implied = found.implied | {name for name, value in own.items() if name.startswith(PRIVILEGED) or not value.numel()}

@@ -78,10 +78,10 @@ def sweep_command(config: SweepConfig, train: list[str]) -> None:
     if any(flag.partition("=")[0] in ("--out", "--resume") for flag in train):
         raise TrainingError("--out and --resume are the sweep's own; leave them out after the two dashes")
     # Before hours are spent on the first.
-    folders = {_checked(point, train, config.out).data for point in points}
+    memories = {run.data: run.memory for run in (_checked(point, train, config.out) for point in points)}
     if config.episodes:
-        for folder in sorted(folders):
-            require_playable(read_demonstrations(folder).tasks, "--episodes")
+        for folder, memory in memories.items():
+            require_playable(read_demonstrations(folder, memory).tasks, "--episodes")
     console = Console(stderr=True)
     results: list[Result] = []
     try:
