@@ -11,7 +11,7 @@ import torch
 
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
 from chunkcast.training.collect.cli import CollectConfig, collect_command
-from chunkcast.training.errors import TrainingError
+from chunkcast.training.errors import CheckpointError, TrainingError
 from chunkcast.training.language.instructions import task_names
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.presets import config_of
