@@ -6,12 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.errors import CheckpointError, TrainingError
+from chunkcast.training.export.demonstrated import demonstrated_observations
+from chunkcast.training.export.policy_graph import INSTRUCTION_INPUT
 from chunkcast.training.language.instructions import task_names
 from chunkcast.training.policy import DiffusionPolicy
 from chunkcast.training.presets import config_of
@@ -85,6 +88,8 @@ def test_old_and_new_tasks_are_played_at_the_end(
         epochs=1,
         rollout_every=5,
         rollout_episodes=1,
+        data_memory_gb=0,  # both are mapped
+        mapped_folder=tmp_path / "mapped",
     )
     with pytest.raises(CheckpointError, match="begin with its sizes: --width 32"):
         train_command(replace(config, width=64, embedding_size=32))
@@ -98,6 +103,12 @@ def test_old_and_new_tasks_are_played_at_the_end(
     facts = read_checkpoint(tmp_path / "run" / LAST_CHECKPOINT)
     assert facts.instructions.tasks == tuple(sorted([*TASKS, NEW_TASK]))
     assert len(facts.run["data_manifest"]["sources"]) == 2
+    # What an int8 export is calibrated on are episodes of all three.
+    calibrating, _ = demonstrated_observations(facts, None, calibrating=512, comparing=16)
+    told = np.concatenate([feeds[INSTRUCTION_INPUT] for feeds in calibrating])
+    np.testing.assert_array_equal(
+        np.unique(told, axis=0), np.unique(facts.instructions.embeddings.flatten(0, 1), axis=0)
+    )
 
 
 def test_rehearsal_has_settings_of_its_own(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from chunkcast.training.checkpoint import (
     epoch_checkpoint,
     read_checkpoint,
     read_run_facts,
-    run_identity,
 )
 from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.demonstrations.sources import read_demonstrations
@@ -35,6 +34,7 @@ from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.judge import judge, run_settings
 from chunkcast.training.health.loss_curve import curve_of_records
 from chunkcast.training.history import EpochRecord, read_history
+from chunkcast.training.run_identity import run_identity
 from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer

@@ -46,6 +46,7 @@ def test_a_grid_is_every_combination() -> None:
         (["width=1,1"], "twice"),
         (["width=1", "--width=2"], "twice"),
         (["out=a,b"], "cannot vary --out"),
+        (["instructions=a/b,a_b", "seed=0"], "would share the folder instructions=a_b,seed=0; rename one"),
         (["seed=" + ",".join(map(str, range(300)))], "makes 300 runs, at most 200"),
     ],
 )
@@ -117,3 +118,15 @@ def test_a_bad_flag_is_refused_before_anything_is_trained(small_config: TrainCon
     assert "'pick up the cube'" in elsewhere
     assert "what is none of MetaWorld's is not played here: pass --episodes 0" in elsewhere
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_goes_on_past_a_run_that_fails(small_config: TrainConfig, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    command = [str(PROGRAM), "--out", str(out), "--grid", "learning-rate=1e30,1e-3", "--episodes", "0", "--"]
+    done = subprocess.run([*command, *flags_of(small_config, 1)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "training diverged" in done.stderr
+    assert "learning-rate=1e30 failed: chunkcast-train ended with 2" in done.stdout
+    facts = json.loads((out / "sweep.json").read_text())
+    assert [run["name"] for run in facts["runs"]] == ["learning-rate=1e-3", "learning-rate=1e30"]
+    assert facts["runs_asked_for"] == 2

@@ -14,11 +14,12 @@ import torch
 from chunkcast.server.bundle import read_bundle
 from chunkcast.server.engine import Engine, expected_inputs
 from chunkcast.server.health.scorer import read_scorer
-from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint, what_decides_the_result
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, load_policy, read_checkpoint
 from chunkcast.training.demonstrations.sources import read_demonstrations
 from chunkcast.training.draws import Draws
 from chunkcast.training.errors import CheckpointError, DemonstrationsError, TrainingError
 from chunkcast.training.policy import DiffusionPolicy
+from chunkcast.training.run_identity import what_decides_the_result
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
 from chunkcast.training.vision.augmentation import recoloured, shifted

@@ -6,7 +6,6 @@ whatever bears a checkpoint's name is whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -167,29 +166,6 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
             yield opened, metadata
     except SafetensorError as error:
         raise CheckpointError(f"{file} is not a whole safetensors file ({error}); train again") from None
-
-
-def what_decides_the_result(run: dict[str, Any]) -> dict[str, Any]:
-    """The settings, data and arithmetic of a run; not where its files lie, what it keeps, nor that it resumes.
-
-    Args:
-        run: as ``Checkpoint.run``.
-    """
-    elsewhere = {"data", "out", "resume", "device", "precision", "keep_epochs", "preset", "frame_memory_gb"}
-    elsewhere |= {"data_memory_gb", "mapped_folder", "keep_best"}
-    elsewhere |= {f"rollout_{name}" for name in ("every", "episodes", "seed", "workers")}
-    # Paths: their contents are compared.
-    elsewhere |= {"text_encoder", "instructions", "teacher", "start_from", "rehearsal"}
-    settings = {name: value for name, value in run["config"].items() if name not in elsewhere}
-    contents = ("told", "data_sha256", "teacher_sha256", "start_from_sha256", "bf16")
-    seen = {"frames": run["frames"]} if run.get("frames") else {}  # runs without cameras are who they were
-    return {**settings, **{name: run[name] for name in contents}, **seen}
-
-
-def run_identity(run: dict[str, Any]) -> str:
-    """Twelve digits that a run shares with its copies alone, whatever their folders are called."""
-    decides = json.dumps(what_decides_the_result(run), sort_keys=True)
-    return hashlib.sha256(decides.encode()).hexdigest()[:12]
 
 
 def load_policy(checkpoint: Checkpoint) -> DiffusionPolicy:

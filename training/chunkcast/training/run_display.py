@@ -32,7 +32,9 @@ def run_shown(trainer: Trainer, console: Console) -> str:
         TimeRemainingColumn(),
     )
     total = config.epochs * trainer.steps_per_epoch
-    with HistoryWriter(config.out, trainer.progress.epoch) as history, Progress(*columns, console=console) as bar:
+    # A log has a line an epoch.
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with HistoryWriter(config.out, trainer.progress.epoch) as history, bar:
         done = trainer.progress.step
         row = bar.add_task(
             "",
@@ -59,7 +61,7 @@ def run_shown(trainer: Trainer, console: Console) -> str:
                 validation=f"{record.validation_loss:.4f} (noise MSE {record.validation_noise_mse:.4f})",
                 rate=record.samples_per_second,
             )
-            if not console.is_terminal:  # a log wants a line an epoch, where a terminal has the bar
+            if bar.disable:
                 console.print(
                     f"epoch {record.epoch}/{config.epochs} loss {record.train_loss:.5f} "
                     f"validation {record.validation_loss:.5f} noise MSE {record.validation_noise_mse:.4f} "

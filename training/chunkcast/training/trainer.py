@@ -12,27 +12,19 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, fields
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from chunkcast.training.checkpoint import (
-    LAST_CHECKPOINT,
-    Checkpoint,
-    Progress,
-    read_checkpoint,
-    what_decides_the_result,
-)
+from chunkcast.training.checkpoint import LAST_CHECKPOINT, Checkpoint, Progress, read_checkpoint
 from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.demonstrations.statistics import row_statistics
 from chunkcast.training.distributed import ALONE, Processes
 from chunkcast.training.draws import Draws
-from chunkcast.training.errors import CheckpointError, TrainingError
-from chunkcast.training.files import sha256_of
+from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.findings import Finding
 from chunkcast.training.health.judge import course_findings, run_settings, what_is_judged
 from chunkcast.training.health.loss_curve import EpochLosses, curve_of_records
@@ -43,20 +35,16 @@ from chunkcast.training.new_policy import new_policy, policy_config_of
 from chunkcast.training.objective import Objective
 from chunkcast.training.rehearsal import Rehearsal
 from chunkcast.training.run_checkpoints import RunCheckpoints
+from chunkcast.training.run_identity import require_same_run, rounds_alike
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.state_differences import previous_of
 from chunkcast.training.top_checkpoints import Candidate
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.validation import measurements, window_errors
 from chunkcast.training.vision.seen import frames_facts, what_is_seen
-from chunkcast.training.warm_start import start_from, weights_file
+from chunkcast.training.warm_start import start_from, weights_sha256
 from chunkcast.training.weight_update import WeightUpdate
 from chunkcast.training.windows import Windows, split_by_episode
-
-DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
-
-ALONE_FACTS = {"processes": 1, "shares_memory": False}
-"""Of a run by one process; runs of earlier releases do not say so."""
 
 VALIDATION_EVALUATIONS = 4
 """DDIM steps of the actions that are sampled for validation; what chunkcast-export takes by default."""
@@ -164,8 +152,8 @@ class Trainer:
             "episodes": len(demonstrations.episode_tasks),
             "training_windows": len(self.training),
             "epoch_windows": self.epoch_windows,
-            "teacher_sha256": _weights_sha256(config.teacher),
-            "start_from_sha256": _weights_sha256(config.start_from),
+            "teacher_sha256": weights_sha256(config.teacher, LAST_CHECKPOINT),
+            "start_from_sha256": weights_sha256(config.start_from, LAST_CHECKPOINT),
             "validation_windows": len(self.validation),
             "state_range": self.state_range,
             "parameters": sum(parameter.numel() for parameter in self.policy.parameters()),
@@ -321,26 +309,12 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue where ``checkpoint`` stands."""
-        mine, theirs = what_decides_the_result(self.run_facts), what_decides_the_result(checkpoint.run)
-        # A setting that the run's release did not know was as it is by default now.
-        before = {**json.loads(json.dumps(DEFAULTS, default=str)), **theirs}
-        if changed := [key for key in mine if mine[key] != before.get(key)]:
-            raise CheckpointError(
-                f"{self.config.out} was begun with other settings ({', '.join(changed)}); resume with the same "
-                "settings and demonstrations on the same kind of processor, or choose another --out"
-            )
+        require_same_run(self.run_facts, checkpoint.run, self.config.out)
         self.policy.load_state_dict(checkpoint.part("model"))
         averaged = checkpoint.part("ema")
         averages = [averaged[name] for name, value in self.policy.named_parameters() if value.requires_grad]
         self.update.restore(checkpoint.part("optimizer"), averages, checkpoint.progress.step)
         self.checkpoints.top.resume(checkpoint.progress.epoch)
-        self.goes_on_as_it_began = all(
-            checkpoint.run.get(name, alone) == self.run_facts[name] for name, alone in ALONE_FACTS.items()
-        )
+        self.goes_on_as_it_began = rounds_alike(self.run_facts, checkpoint.run)
         self.progress, self.run_facts = checkpoint.progress, checkpoint.run
         self._standing_codes = {finding.code for finding in self._findings()}  # said before the interruption
-
-
-def _weights_sha256(source: Path | None) -> str | None:
-    """What a run's result depends on, wherever it lies."""
-    return sha256_of(weights_file(source, LAST_CHECKPOINT)) if source is not None else None

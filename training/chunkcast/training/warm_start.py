@@ -119,6 +119,11 @@ def weights_file(source: Path, last_checkpoint: Path) -> Path:
     return source if source.is_file() else source / last_checkpoint
 
 
+def weights_sha256(source: Path | None, last_checkpoint: Path) -> str | None:
+    """What a run's result depends on that begins with or learns from ``source``, wherever that lies."""
+    return sha256_of(weights_file(source, last_checkpoint)) if source is not None else None
+
+
 def _bounds(policy: DiffusionPolicy) -> list[list[float]]:
     return [policy.action_low.tolist(), policy.action_high.tolist()]
 

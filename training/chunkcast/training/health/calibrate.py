@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from chunkcast.training.checkpoint import Checkpoint, read_checkpoint, read_run_facts, run_identity
+from chunkcast.training.checkpoint import Checkpoint, read_checkpoint, read_run_facts
 from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.health.calibration import Estimate, PlayedCheckpoint
 from chunkcast.training.health.calibration_file import Played
 from chunkcast.training.health.offline_metrics import TaskMetrics, offline_metrics
 from chunkcast.training.health.rollouts import Rollouts
+from chunkcast.training.run_identity import run_identity
 from chunkcast.v1 import policy_pb2 as pb
 
 

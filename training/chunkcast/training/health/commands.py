@@ -185,8 +185,9 @@ def report_command(config: Report) -> None:
 
 def _calibration_about(run: Path, file: Path) -> dict[str, Any]:
     """A calibration; what it expects of its bundle only if that came from this very run."""
-    from chunkcast.training.checkpoint import read_run_facts, run_identity
+    from chunkcast.training.checkpoint import read_run_facts
     from chunkcast.training.health.calibration_file import read_calibration, require_reportable
+    from chunkcast.training.run_identity import run_identity
 
     facts, _ = read_calibration(file)
     require_reportable(file, facts)
@@ -201,7 +202,7 @@ def calibrate_command(config: Calibrate) -> None:
     Raises:
         TrainingError: a run, the data or the bundle cannot be used.
     """
-    from chunkcast.training.checkpoint import read_run_facts, run_identity
+    from chunkcast.training.checkpoint import read_run_facts
     from chunkcast.training.demonstrations.sources import read_demonstrations
     from chunkcast.training.export.bundle_writer import read_spec, write_expectations
     from chunkcast.training.files import write_json
@@ -210,6 +211,7 @@ def calibrate_command(config: Calibrate) -> None:
     from chunkcast.training.health.calibration import MIN_RUNS, Calibration, hold_out
     from chunkcast.training.health.rollouts import Rollouts
     from chunkcast.training.health.tables import print_calibration
+    from chunkcast.training.run_identity import run_identity
 
     rollouts = Rollouts(config.episodes, config.seed, config.workers)
     if not config.runs:
@@ -285,7 +287,7 @@ def expect_command(config: Expect) -> None:
     Raises:
         TrainingError: it does not fit: other demonstrations, tasks or sampler.
     """
-    from chunkcast.training.checkpoint import read_run_facts, run_identity
+    from chunkcast.training.checkpoint import read_run_facts
     from chunkcast.training.demonstrations.sources import read_demonstrations
     from chunkcast.training.export.bundle_writer import read_spec, write_expectations
     from chunkcast.training.health import messages
@@ -293,6 +295,7 @@ def expect_command(config: Expect) -> None:
     from chunkcast.training.health.calibration import Calibration
     from chunkcast.training.health.calibration_file import read_calibration
     from chunkcast.training.health.tables import print_expectations
+    from chunkcast.training.run_identity import run_identity
 
     spec = read_spec(config.bundle)
     facts, points = read_calibration(config.calibration)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chunkcast.training.errors import TrainingError, run_command
+from chunkcast.training.files import write_json
 from chunkcast.training.seeds import CHOICE_SEED, EVALUATION_SEED
 from chunkcast.training.sweep.grid import Point, grid_of
 from chunkcast.training.sweep.ranking import Result, as_good_as_the_first, ranked
@@ -29,7 +30,7 @@ class SweepConfig:
 
     chunkcast-sweep --out runs/sweep --grid learning-rate=1e-3,3e-3 width=256,352 -- --data data/six --epochs 30
 
-    The same command goes on where it was interrupted.
+    The same command goes on where it was interrupted. Exit code 1 where a run failed.
     """
 
     out: Path
@@ -43,7 +44,7 @@ class SweepConfig:
     workers: int = os.cpu_count() or 1
     """Parallel robots."""
     json: Path | None = None
-    """File for the table; by default sweep.json in --out."""
+    """File for the table, of the runs that are done; by default sweep.json in --out."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -69,7 +70,6 @@ def sweep_command(config: SweepConfig, train: list[str]) -> None:
     from rich.console import Console
 
     from chunkcast.training.demonstrations.sources import read_demonstrations
-    from chunkcast.training.files import write_json
     from chunkcast.training.training_rollouts import require_playable
 
     points = grid_of(config.grid)
@@ -87,20 +87,25 @@ def sweep_command(config: SweepConfig, train: list[str]) -> None:
     try:
         for number, point in enumerate(points, 1):
             console.rule(f"run {number} of {len(points)}: {point.name or 'as it is'}", characters="-")
-            results.append(_run(config, point, train))
+            results = ranked([*results, _run(config, point, train)])
+            _write(config, results, len(points))
     except KeyboardInterrupt:
         console.print(f"interrupted: {len(results)} of {len(points)} runs are done; the same command goes on")
         raise SystemExit(130) from None
-    results = ranked(results)
-    command = shlex.join(["chunkcast-sweep", *sys.argv[1:]])
+    _print_table(results, config)
+    if any(result.failed for result in results):
+        raise SystemExit(1)
+
+
+def _write(config: SweepConfig, results: list[Result], runs: int) -> None:
     facts = {
-        "command": command,
+        "command": shlex.join(["chunkcast-sweep", *sys.argv[1:]]),
         "episodes_per_task": config.episodes,
         "first_seed": config.seed,
+        "runs_asked_for": runs,
         "runs": [asdict(result) for result in results],
     }
     write_json(config.json or config.out / "sweep.json", facts)
-    _print_table(results, config)
 
 
 def _checked(point: Point, train: list[str], out: Path) -> TrainConfig:

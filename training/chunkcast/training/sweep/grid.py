@@ -47,7 +47,8 @@ def grid_of(axes: Sequence[str]) -> list[Point]:
         axes: ``FLAG=VALUE,VALUE`` each.
 
     Raises:
-        TrainingError: an axis is none, a flag stands twice, or there are more than ``MOST_RUNS`` runs.
+        TrainingError: an axis is none, a flag stands twice, two runs would share a folder, or there are more than
+            ``MOST_RUNS`` of them.
     """
     values: dict[str, list[str]] = {}
     for axis in axes:
@@ -66,4 +67,10 @@ def grid_of(axes: Sequence[str]) -> list[Point]:
     combinations = [tuple(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
     if len(combinations) > MOST_RUNS:
         raise TrainingError(f"--grid makes {len(combinations)} runs, at most {MOST_RUNS}: leave some out")
-    return [Point(settings) for settings in combinations]
+    points = [Point(settings) for settings in combinations]
+    by_name: dict[str, Point] = {}
+    for point in points:
+        if (other := by_name.setdefault(point.name, point)) is not point:
+            one, another = (" ".join(each.flags) for each in (other, point))
+            raise TrainingError(f"--grid: {one!r} and {another!r} would share the folder {point.name}; rename one")
+    return points
