@@ -86,6 +86,8 @@ def test_a_sweep_trains_plays_and_ranks(
 
 
 def test_an_interrupted_sweep_goes_on(small_config: TrainConfig, tmp_path: Path) -> None:
+    # Tests that a shell runs in its background ignore it, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = tmp_path / "sweep"
     command = [str(PROGRAM), "--out", str(out), "--grid", "seed=0,1", "--episodes", "0", "--"]
     command += flags_of(small_config, 400)
