@@ -115,6 +115,10 @@ def test_a_replica_that_is_killed_costs_no_episode(on_ray: OnRay) -> None:
         (["--ray", "--insecure"], "Ray's proxy listens on all"),
         (["--ray", "--insecure", "--listen", "0.0.0.0:0"], "name one with --listen"),
         (
+            ["--ray", "--insecure", "--ray-address", "ray://head:10001"],
+            "serve from one that is, with --ray-address auto",
+        ),
+        (
             ["--ray", "--insecure", "--listen", "0.0.0.0:1", "--token-file", "x"],
             "--token-file is for this server's own ports",
         ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkcast.client import PolicyClient
 from chunkcast.client.private_server import private_server
 from tests.conftest import SHIPPED_BUNDLE
 
@@ -71,3 +74,24 @@ def test_a_server_that_is_lost_ends_it_with_one_line(cluster: str) -> None:
     done = subprocess.run(play, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_cluster_serves_one_and_keeps_it(cluster: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    on_ray: Words = [BIN / "chunkcast-serve", "--ray", "--insecure", "--ray-address", cluster]
+    serve = [*on_ray, "--bundle", SHIPPED_BUNDLE, "--listen", f"0.0.0.0:{port}", "--metrics-listen", "127.0.0.1:0"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline().startswith("ready"), first.stderr and first.stderr.read()
+        second = subprocess.run(serve, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert "another chunkcast-serve serves there already" in second.stderr
+        assert "Traceback" not in second.stderr
+        with PolicyClient(f"127.0.0.1:{port}") as client:
+            client.wait_until_ready(30.0)
+            assert client.get_policy().name == "metaworld-six"
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == 0
+        first.stderr.close() if first.stderr else None

@@ -54,7 +54,7 @@ class Foreign:
         starts = np.cumsum([0, *self.lengths])
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("meta/episodes/chunk-000", "data/chunk-000"):
-            (self.folder / name).mkdir(parents=True)
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "meta/info.json").write_text(json.dumps(self.info))
         pq.write_table(
             pa.table({"task_index": [0, 1], "__index_level_0__": list(self.names)}), self.folder / "meta/tasks.parquet"

@@ -20,6 +20,7 @@ from chunkcast.training.distributed import Processes, by_environment
 from chunkcast.training.draws import Draws
 from chunkcast.training.errors import TrainingError
 from chunkcast.training.history import read_history
+from chunkcast.training.run_identity import ROUNDED_OTHERWISE, gone_on
 from chunkcast.training.train_cli import train_command
 from chunkcast.training.train_config import TrainConfig
 from chunkcast.training.trainer import Trainer
@@ -125,8 +126,12 @@ def run_without_torchrun(
 
 def test_another_number_of_processes_is_noticed(shared_run: Path, small_config: TrainConfig) -> None:
     config = replace(small_config, out=shared_run, precision="fp32", resume=True)
-    trainer = Trainer(config, read_demonstrations(config.data), torch.device("cpu"), False)
+    demonstrations = read_demonstrations(config.data)
+    trainer = Trainer(config, demonstrations, torch.device("cpu"), False)
     assert not trainer.goes_on_as_it_began
+    # And by those who go on with what it wrote, with as many processes as the run was begun by.
+    two, shared = Processes(count=2), {"shares_memory": True}
+    assert gone_on({"processes": two.count, **shared}, trainer.run_facts)[ROUNDED_OTHERWISE]
 
 
 STOP_AFTER_TWO = """

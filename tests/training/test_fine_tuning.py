@@ -93,6 +93,8 @@ def test_old_and_new_tasks_are_played_at_the_end(
     )
     with pytest.raises(CheckpointError, match="begin with its sizes: --width 32"):
         train_command(replace(config, width=64, embedding_size=32))
+    with pytest.raises(CheckpointError, match=f"knows {', '.join(TASKS)}, which no demonstrations here are of"):
+        train_command(replace(config, rehearsal=None, rollout_every=0))
     train_command(config)
     report = json.loads((tmp_path / "run/fine-tuning.json").read_text())
     assert report["new_tasks"] == [NEW_TASK]
@@ -117,5 +119,7 @@ def test_rehearsal_has_settings_of_its_own(tmp_path: Path) -> None:
     assert tuned.learning_rate < config_of(flags).learning_rate
     assert tuned.rollout_every > 0
     assert config_of([*flags, "--rehearsal", "y", "--learning-rate", "0.1"]).learning_rate == 0.1
+    with pytest.raises(TrainingError, match="--batch-size must be at least 2 with --rehearsal, got 1"):
+        config_of([*flags, "--rehearsal", "y", "--batch-size", "1"])
     with pytest.raises(TrainingError, match="--rehearsal goes with --start-from"):
         TrainConfig(data=tmp_path, out=tmp_path, rehearsal=tmp_path)

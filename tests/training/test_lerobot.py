@@ -167,6 +167,18 @@ def test_its_videos_are_seen(tmp_path: Path) -> None:
         assert float(shade) == pytest.approx(float(expected[tuple(state.tolist())]), abs=4.0)
     trainer.run(lambda record, findings: None)
     assert trainer.run_facts["frames"]["cameras"][0]["view"] == "front"
+    # The same rows with other videos are other data.
+    foreign.pictures = 255 - foreign.pictures
+    foreign.write()
+    again = Trainer(config, read_demonstrations(config.data), CPU, bf16=False)
+    others = again.training.take(torch.arange(len(again.training))).images[0].float().mean((1, 2, 3, 4))
+    torch.testing.assert_close(others, 255 - seen, rtol=0, atol=4.0)
+    with pytest.raises(CheckpointError, match=r"begun with other settings \(frames\)"):
+        Trainer(replace(config, resume=True), read_demonstrations(config.data), CPU, bf16=False)
+    for shard in config.data.glob("mapped-*/*/frames/*.parquet"):
+        shard.unlink()
+    with pytest.raises(DemonstrationsError, match=r"is missing or damaged; delete .*/front-16, and it is made again"):
+        Trainer(config, read_demonstrations(config.data), CPU, bf16=False)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from chunkcast.training.checkpoint import LAST_CHECKPOINT, read_checkpoint, write_checkpoint
+from chunkcast.training.collect.cli import CollectConfig, collect_command
 from chunkcast.training.demonstrations import mapped
 from chunkcast.training.demonstrations.mapped import mapped_columns
 from chunkcast.training.demonstrations.memory import Memory
@@ -39,6 +40,25 @@ def test_mapped_columns_are_those_in_memory(
     for name in ("states", "actions", "executed"):
         np.testing.assert_array_equal(getattr(there, name), getattr(held, name))
     assert there.episode_tasks == held.episode_tasks
+
+
+def test_vectors_of_several_lengths_are_refused(tmp_path: Path) -> None:
+    files = []
+    for width in (2, 1):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(3 * width, np.float32)), width)
+        files.append(tmp_path / f"{width}.parquet")
+        pq.write_table(pa.table({"x": vectors}), files[-1])
+    with pytest.raises(DemonstrationsError, match=r"the vectors of states in .* are not all as long"):
+        mapped_columns(files, {"states": ("x",)}, tmp_path / "mapped")
+
+
+def test_a_copy_goes_with_its_table(tmp_path: Path) -> None:
+    config = CollectConfig(out=tmp_path, tasks=("drawer-close-v3",), episodes=1, workers=1)
+    collect_command(config)
+    read_demonstrations(tmp_path, NOTHING)
+    (old,) = tmp_path.glob("mapped-*")
+    collect_command(replace(config, seed=1, overwrite=True))
+    assert not old.exists()
 
 
 def test_a_copy_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

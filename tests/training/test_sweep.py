@@ -85,7 +85,8 @@ def test_a_sweep_trains_plays_and_ranks(
     assert "width" in capsys.readouterr().out
 
 
-def test_an_interrupted_sweep_goes_on(small_config: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["a terminal", "a supervisor"])
+def test_an_interrupted_sweep_goes_on(by: str, small_config: TrainConfig, tmp_path: Path) -> None:
     # Tests that a shell runs in its background ignore it, and so would what they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     out = tmp_path / "sweep"
@@ -96,13 +97,19 @@ def test_an_interrupted_sweep_goes_on(small_config: TrainConfig, tmp_path: Path)
         for line in process.stderr:
             if line.startswith("epoch 2/"):
                 break
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that it started
+        training = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert training
+        if by == "a terminal":
+            os.killpg(process.pid, signal.SIGINT)  # to all that it started
+        else:
+            process.terminate()
         rest = process.stderr.read()
         assert process.wait(30) == 130, rest
     assert "interrupted: 0 of 2 runs are done; the same command goes on" in rest
     done = len(read_history(out / "seed=0"))
     assert done >= 2
     assert not (out / "seed=1").exists()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in training)
 
 
 def test_a_bad_flag_is_refused_before_anything_is_trained(small_config: TrainConfig, tmp_path: Path) -> None:

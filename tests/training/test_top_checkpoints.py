@@ -59,6 +59,17 @@ def test_the_best_of_both_rankings_are_kept(tmp_path: Path) -> None:
     assert not again.has_played(4)
 
 
+def test_an_epoch_that_is_played_later_counts_once(tmp_path: Path) -> None:
+    top = TopCheckpoints(tmp_path, keep=3)
+    for epoch in (98, 99, 100):
+        offer(top, tmp_path, candidate(epoch, 1.0 / epoch))
+    offer(top, tmp_path, candidate(100, 0.01, 0.5))
+    assert files(tmp_path) == ["top-0098", "top-0099", "top-0100"]
+    kept, played = read_top(tmp_path)
+    assert [one.epoch for one in kept] == [98, 99, 100]
+    assert [one.epoch for one in played] == [100]
+
+
 def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path: Path) -> None:
     top = TopCheckpoints(tmp_path, keep=0)
     assert not top.wants(0.0)

@@ -97,8 +97,8 @@ class ServeConfig:
     """Serve as a Ray Serve deployment: replicas behind Ray's proxy, which listens on all interfaces, in clear text and
     to anyone (so it needs --insecure). Needs the extra ray."""
     ray_address: str = ""
-    """A Ray cluster to deploy to, such as auto or ray://HOST:10001; by default one is started here and ends with this
-    program."""
+    """A Ray cluster that this machine is a node of, to deploy to, such as auto or HOST:6379; by default one is started
+    here and ends with this program."""
     ray_http_port: int = 8000
     """Of Ray's HTTP proxy on loopback (/-/healthz, /-/routes), which comes with the gRPC one."""
     replicas: int = 1
@@ -137,6 +137,11 @@ class ServeConfig:
             raise BadFlag(
                 "--ray: Ray's proxy listens on all interfaces, in clear text, to anyone; pass --insecure on a network "
                 "that you trust"
+            )
+        if self.ray_address.startswith("ray://"):
+            raise BadFlag(
+                f"--ray: --ray-address {self.ray_address} is for machines that are no node of the cluster; serve from "
+                "one that is, with --ray-address auto"
             )
         if self.cpus or self.stop_with_stdin:
             raise BadFlag("--ray: --cpus and --stop-with-stdin are for a server of its own; leave them out")

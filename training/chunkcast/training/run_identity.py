@@ -16,6 +16,9 @@ DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.
 ALONE_FACTS = {"processes": 1, "shares_memory": False}
 """Of a run by one process; runs of earlier releases do not say so."""
 
+ROUNDED_OTHERWISE = "rounded_otherwise"
+"""True in a run whose numbers of processes, or what these shared, changed on the way."""
+
 
 def what_decides_the_result(run: dict[str, Any]) -> dict[str, Any]:
     """The settings, data and arithmetic of a run; not where its files lie, what it keeps, nor that it resumes.
@@ -60,6 +63,9 @@ def require_same_run(mine: dict[str, Any], theirs: dict[str, Any], folder: Path)
         )
 
 
-def rounds_alike(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether two runs have as many processes, which share as much: else they differ by rounding."""
-    return all(theirs.get(name, alone) == mine[name] for name, alone in ALONE_FACTS.items())
+def gone_on(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """The facts of ``theirs`` as the run ``mine`` goes on with them, which says from then on whether it rounds
+    otherwise than an uninterrupted one: it had other processes, or these shared less.
+    """
+    alike = all(theirs.get(name, alone) == mine[name] for name, alone in ALONE_FACTS.items())
+    return theirs if alike else {**theirs, ROUNDED_OTHERWISE: True}

@@ -95,10 +95,13 @@ class TopCheckpoints:
         return self._keep > 0 and (len(ranked) < self._keep or validation_loss < ranked[-1].validation_loss)
 
     def add(self, candidate: Candidate) -> None:
-        """Rank a candidate whose file is written, and remove what is overtaken."""
-        self._candidates.append(candidate)
+        """Rank a candidate whose file is written, and remove what is overtaken.
+
+        One of its epoch that was ranked before, not yet played, gives way to it.
+        """
+        self._candidates = [*_others(self._candidates, candidate), candidate]
         if candidate.success is not None:
-            self._played.append(candidate)
+            self._played = [*_others(self._played, candidate), candidate]
         kept = {one.epoch for ranked in (by_success, by_validation) for one in ranked(self._candidates)[: self._keep]}
         overtaken = [one for one in self._candidates if one.epoch not in kept]
         self._candidates = [one for one in self._candidates if one.epoch in kept]
@@ -106,6 +109,10 @@ class TopCheckpoints:
         write_json(self._run / TOP, {name: [asdict(one) for one in listed] for name, listed in facts.items()})
         for one in overtaken:
             (self._run / top_checkpoint(one.epoch)).unlink(missing_ok=True)
+
+
+def _others(candidates: Sequence[Candidate], than: Candidate) -> list[Candidate]:
+    return [one for one in candidates if one.epoch != than.epoch]
 
 
 def read_top(run: Path) -> tuple[list[Candidate], list[Candidate]]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -28,13 +29,16 @@ COMPILERS = ("g++", "clang++", "c++")
 
 def main() -> None:
     """Console script."""
+    # A supervisor's SIGTERM ends what was started just as Ctrl-C does; of several processes only the first starts any.
+    if os.environ.get("RANK", "0") == "0":
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_command(TrainConfig, train_command, default=lambda: default_settings(sys.argv[1:]))
 
 
 def train_command(config: TrainConfig) -> None:
     """Train with a live display; interrupting keeps the last epoch's checkpoint.
 
-    Started by torchrun it is one of several processes; only the first of them writes and says anything.
+    Started by torchrun it is one of several processes; only the first of them writes, and says more than errors.
     """
     # diffusers announces that optional packages (a GPU's) are absent.
     logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -128,8 +132,8 @@ def _announce(trainer: Trainer, demonstrations: Demonstrations, console: Console
     )
     if not trainer.goes_on_as_it_began:
         console.print(
-            "the run was begun by another number of processes, or they shared no memory: from here on it differs by "
-            "rounding from one that was not interrupted"
+            "the run was not all trained by as many processes as now, or they shared no memory: it differs by rounding "
+            "from one that was not interrupted"
         )
 
 

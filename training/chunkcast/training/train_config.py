@@ -225,6 +225,7 @@ class TrainConfig:
                 "--rehearsal goes with --start-from, and without --cameras and --windows-per-episode; the weights that "
                 "are to be kept are missing, or cannot be rehearsed so"
             )
+        self._require("batch_size", self.rehearsal is None or self.batch_size > 1, "be at least 2 with --rehearsal")
         for name in ("committed_fraction", "noise_only_fraction", "motion_dropout"):
             self._require(name, 0.0 <= getattr(self, name) <= 1.0, "lie in [0, 1]")
         if self.width < 8 or self.width % 4:

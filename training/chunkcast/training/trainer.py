@@ -35,7 +35,7 @@ from chunkcast.training.new_policy import new_policy, policy_config_of
 from chunkcast.training.objective import Objective
 from chunkcast.training.rehearsal import Rehearsal
 from chunkcast.training.run_checkpoints import RunCheckpoints
-from chunkcast.training.run_identity import require_same_run, rounds_alike
+from chunkcast.training.run_identity import ROUNDED_OTHERWISE, gone_on, require_same_run
 from chunkcast.training.sampling import sampling_scheduler, training_noise_scheduler
 from chunkcast.training.state_differences import previous_of
 from chunkcast.training.top_checkpoints import Candidate
@@ -60,10 +60,6 @@ class Trainer:
         bf16: autocast to bfloat16.
         processes: that train together; each holds its part of a batch, and the rest of everything.
         new_episodes: the first ones, where the others are rehearsed; ``None`` where none are.
-
-    Attributes:
-        goes_on_as_it_began: whether a run that was resumed has as many processes as before, which share as much: else
-            it differs from an uninterrupted one by rounding.
 
     Raises:
         CheckpointError: ``config.resume`` is set and the last checkpoint is of other settings or data.
@@ -164,7 +160,6 @@ class Trainer:
             "history": [],
             "command": shlex.join(["chunkcast-train", *sys.argv[1:]]),
         }
-        self.goes_on_as_it_began = True
         if config.resume:
             self._restore(read_checkpoint(config.out / LAST_CHECKPOINT))
 
@@ -260,6 +255,13 @@ class Trainer:
         return measurements(errors, self.config.process_timesteps, self.instructions.tasks)
 
     @property
+    def goes_on_as_it_began(self) -> bool:
+        """Whether a run that was resumed has had as many processes all along, which share as much: else it differs from
+        an uninterrupted one by rounding.
+        """
+        return not self.run_facts.get(ROUNDED_OTHERWISE, False)
+
+    @property
     def loss_curve(self) -> list[EpochLosses]:
         """The losses of the epochs that are done."""
         return curve_of_records(EpochRecord(**record) for record in self.run_facts["history"])
@@ -315,6 +317,5 @@ class Trainer:
         averages = [averaged[name] for name, value in self.policy.named_parameters() if value.requires_grad]
         self.update.restore(checkpoint.part("optimizer"), averages, checkpoint.progress.step)
         self.checkpoints.top.resume(checkpoint.progress.epoch)
-        self.goes_on_as_it_began = rounds_alike(self.run_facts, checkpoint.run)
-        self.progress, self.run_facts = checkpoint.progress, checkpoint.run
+        self.progress, self.run_facts = checkpoint.progress, gone_on(self.run_facts, checkpoint.run)
         self._standing_codes = {finding.code for finding in self._findings()}  # said before the interruption

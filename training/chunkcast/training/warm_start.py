@@ -40,6 +40,7 @@ class Source:
         weights: by the module's names, buffers among them.
         process: sampler, prediction type and timesteps that they were trained for.
         told: how tasks are told: the encoder's SHA-256, or the names behind the one-hot entries.
+        by_name: whether these are names.
         config: where it is known.
         implied: buffers that may be missing from the weights, since the rest says what they are.
         action_bounds: lower and upper.
@@ -48,6 +49,7 @@ class Source:
     weights: dict[str, torch.Tensor]
     process: tuple[Any, ...]
     told: tuple[str, ...]
+    by_name: bool
     action_bounds: list[list[float]]
     config: PolicyConfig | None = None
     implied: frozenset[str] = frozenset()
@@ -71,6 +73,12 @@ def start_from(policy: DiffusionPolicy, instructions: Instructions, source: Path
     ):
         wanted = " ".join(f"--{name.replace('_', '-')} {getattr(found.config, name)}" for name in flags)
         raise CheckpointError(f"{source} is of another network; begin with its sizes: {wanted}")
+    lacking = sorted(set(found.told) - set(instructions.tasks))
+    if found.by_name and not instructions.encoder and lacking:
+        raise CheckpointError(
+            f"{source} knows {', '.join(lacking)}, which no demonstrations here are of; add some with --data or "
+            "--rehearsal"
+        )
     if not instructions.encoder and set(found.told) < set(instructions.tasks) and not policy.config.views:
         found = replace(
             found,
@@ -140,7 +148,8 @@ def _of_run(file: Path) -> Source:
     checkpoint = read_checkpoint(file)
     policy = load_policy(checkpoint)
     process, told = _process(checkpoint.policy_config), _told(checkpoint.instructions)
-    return Source(policy.state_dict(), process, told, _bounds(policy), checkpoint.policy_config)
+    by_name = checkpoint.instructions.encoder is None
+    return Source(policy.state_dict(), process, told, by_name, _bounds(policy), checkpoint.policy_config)
 
 
 def _of_bundle(bundle: Path) -> Source:
@@ -170,4 +179,4 @@ def _of_bundle(bundle: Path) -> Source:
     implied = {"action_low", "action_high"} | (set() if encoder else {"instruction_mean", "instruction_scale"})
     elements = spec.action.elements
     bounds = [[float(np.float32(getattr(each, bound))) for each in elements] for bound in ("low", "high")]
-    return Source(weights, process, told, bounds, implied=frozenset(implied))
+    return Source(weights, process, told, not encoder, bounds, implied=frozenset(implied))

@@ -97,12 +97,19 @@ def serve_on_ray(config: ServeConfig) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadFlag(f"--ray-address {config.ray_address}: no Ray cluster ({str(error).splitlines()[0]})") from None
+    deployed = False
     try:
         serve.start(
             proxy_location=ProxyLocation.EveryNode,
             http_options=HTTPOptions(host=LOOPBACK, port=config.ray_http_port),
             grpc_options=gRPCOptions(port=port, grpc_servicer_functions=SERVICERS),
         )
+        if APPLICATION in serve.status().applications:
+            raise BadFlag(
+                f"--ray-address {config.ray_address}: another chunkcast-serve serves there already; end that first, or "
+                "serve on another cluster"
+            )
+        deployed = True
         serve.run(deployment(config), name=APPLICATION, route_prefix="/")
         # Only now: Ray has put handlers of its own in place, which would abort.
         stop = threading.Event()
@@ -120,7 +127,10 @@ def serve_on_ray(config: ServeConfig) -> None:
         ) from None
     finally:
         # Of a cluster that others serve on, no more than what is this program's.
-        serve.delete(APPLICATION, _blocking=True) if config.ray_address else serve.shutdown()
+        if not config.ray_address:
+            serve.shutdown()
+        elif deployed:
+            serve.delete(APPLICATION, _blocking=True)
         ray.shutdown()
 
 

@@ -164,12 +164,15 @@ def _manifest(config: CollectConfig, results: Sequence[TaskDemonstrations]) -> d
 
 def _write_table(config: CollectConfig, folder: Path, episodes: list[Episode], manifest: dict[str, Any]) -> None:
     """This project's table, and its frames."""
+    from chunkcast.training.demonstrations.memory import mapped_copies
     from chunkcast.training.demonstrations.table import write_demonstrations
     from chunkcast.training.frames.frame_files import FOLDER
     from chunkcast.training.frames.render_cli import render_frames
 
     write_demonstrations(folder, episodes, CONTROL_RATE_HZ, manifest)
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)  # of the demonstrations that were replaced
+    # Of the demonstrations that were replaced.
+    for derived in (folder / FOLDER, *mapped_copies(folder)):
+        shutil.rmtree(derived, ignore_errors=True)
     if frame_cameras(config):
         render_frames(folder, config, config.workers, overwrite=False)
 

@@ -59,6 +59,10 @@ def mapped_columns(files: Sequence[Path], columns: Mapping[str, Sequence[str]], 
             f"the columns cannot be copied to {folder} ({reason}); make room, or name another place with "
             "--mapped-folder"
         ) from None
+    if len({tuple(tensors[name].shape[1] for name in columns) for tensors in opened}) > 1:
+        raise DemonstrationsError(
+            f"the vectors of {', '.join(columns)} in {files[0].parent} are not all as long; write the table again"
+        )
     return {name: Rows([tensors[name] for tensors in opened], mapped=True) for name in columns}
 
 

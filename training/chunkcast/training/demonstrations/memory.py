@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+MAPPED = "mapped-"
+DIGITS = 16
+"""Of the table's SHA-256, in the copy's name."""
 
 
 @dataclass(frozen=True)
@@ -20,4 +25,13 @@ class Memory:
 
     def folder_of(self, demonstrations: Path, sha256: str) -> Path:
         """Where the mapped copy of a table lies."""
-        return (self.folder or demonstrations) / f"mapped-{sha256[:16]}"
+        return (self.folder or demonstrations) / f"{MAPPED}{sha256[:DIGITS]}"
+
+
+def mapped_copies(demonstrations: Path) -> list[Path]:
+    """The copies that lie beside a table, of whatever version of it."""
+    return [
+        folder
+        for folder in demonstrations.glob(f"{MAPPED}*")
+        if re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", folder.name.removeprefix(MAPPED))
+    ]

@@ -43,12 +43,14 @@ class FrameSettings:
         cameras: what was rendered.
         every: ticks between two frames of an episode, the first at its beginning.
         quality: of JPEG; 0 is PNG.
+        videos_sha256: of the videos that they were decoded from; empty where they were rendered.
     """
 
     demonstrations_sha256: str
     cameras: tuple[Camera, ...]
     every: int
     quality: int
+    videos_sha256: str = ""
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -86,7 +88,13 @@ def read_settings(folder: Path) -> tuple[FrameSettings, list[Shard], bool] | Non
         Camera(**{**facts, "position": tuple(facts["position"]) if facts["position"] else None})
         for facts in manifest["cameras"]
     )
-    settings = FrameSettings(manifest["demonstrations_sha256"], cameras, manifest["every"], manifest["quality"])
+    settings = FrameSettings(
+        manifest["demonstrations_sha256"],
+        cameras,
+        manifest["every"],
+        manifest["quality"],
+        manifest.get("videos_sha256", ""),
+    )
     return settings, [Shard(**facts) for facts in manifest["shards"]], bool(manifest["complete"])
 
 
@@ -155,8 +163,8 @@ def read_frames(folder: Path, demonstrations_sha256: str, episode_index: npt.NDA
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    again = f"render them with chunkcast-render {folder}"
     found = read_settings(folder)
+    again = f"render them with chunkcast-render {folder}"
     if found is None:
         raise DemonstrationsError(f"{folder} has no camera frames; {again}")
     settings, shards, complete = found
@@ -173,7 +181,8 @@ def read_frames(folder: Path, demonstrations_sha256: str, episode_index: npt.NDA
     for shard in shards:
         file = folder / FOLDER / shard.path
         if not file.is_file() or sha256_of(file) != shard.sha256:
-            raise DemonstrationsError(f"{file} is missing or damaged; {again} --overwrite")
+            mend = f"delete {folder}, and it is made again" if settings.videos_sha256 else f"{again} --overwrite"
+            raise DemonstrationsError(f"{file} is missing or damaged; {mend}")
         tables.append(pq.read_table(file))
     table = pa.concat_tables(tables)
     starts = np.searchsorted(episode_index, table["episode_index"].to_numpy())

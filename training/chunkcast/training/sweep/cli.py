@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from chunkcast.training.train_config import TrainConfig
 
 SEPARATOR = "--"
+INTERRUPTED_SECONDS = 5.0
+"""For a run to end by itself, where the whole terminal was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class SweepConfig:
 
 def main() -> None:
     """Console script."""
+    # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:]
     end = arguments.index(SEPARATOR) if SEPARATOR in arguments else len(arguments)
     train = arguments[end + 1 :]
@@ -123,13 +129,8 @@ def _run(config: SweepConfig, point: Point, train: list[str]) -> Result:
     command = [sys.executable, "-m", "chunkcast.training.train_cli", *train, *point.flags, "--out", str(run)]
     if (run / LAST_CHECKPOINT).is_file():
         command.append("--resume")
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode in (130, -2):
-        raise KeyboardInterrupt
-    if done.returncode:
-        return Result(
-            run.name, dict(point.settings), failed=f"chunkcast-train ended with {done.returncode}; why is said above"
-        )
+    if code := _trained(command):
+        return Result(run.name, dict(point.settings), failed=f"chunkcast-train ended with {code}; why is said above")
     facts = read_run_facts(run / LAST_CHECKPOINT)
     last = facts["history"][-1]
     result = Result(
@@ -153,6 +154,27 @@ def _run(config: SweepConfig, point: Point, train: list[str]) -> Result:
         episodes=played["episodes"],
         ci95=(low, high),
     )
+
+
+def _trained(command: list[str]) -> int:
+    """The exit code of a run, which ends before an interrupted sweep does.
+
+    Raises:
+        KeyboardInterrupt: one of them was interrupted.
+    """
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as training:
+        try:
+            code = training.wait()
+        except KeyboardInterrupt:
+            # A terminal's Ctrl-C reaches it too, a supervisor's SIGTERM does not.
+            with suppress(subprocess.TimeoutExpired):
+                training.wait(INTERRUPTED_SECONDS)
+            training.terminate()
+            training.wait()
+            raise
+    if code in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    return code
 
 
 def _print_table(results: list[Result], config: SweepConfig) -> None:

@@ -108,5 +108,7 @@ def frames_facts(config: TrainConfig, demonstrations: Demonstrations) -> dict[st
     assert found is not None  # they were read
     settings = asdict(found[0])
     settings["cameras"] = [asdict(camera) for camera in found[0].cameras if camera.view in config.cameras]
+    if not settings["videos_sha256"]:
+        del settings["videos_sha256"]  # runs with rendered frames are who they were
     facts: dict[str, Any] = json.loads(json.dumps(settings))
     return facts

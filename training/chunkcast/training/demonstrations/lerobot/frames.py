@@ -5,6 +5,8 @@ A policy's pictures are square. Wider or higher ones lose what lies beyond the m
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,10 +20,12 @@ from chunkcast.training.demonstrations.episodes import Demonstrations
 from chunkcast.training.demonstrations.lerobot.layout import DATA, EPISODES, INFO, OWN_FACTS, VIDEO_PATH
 from chunkcast.training.demonstrations.lerobot.videos import read_pictures
 from chunkcast.training.errors import DemonstrationsError
+from chunkcast.training.files import sha256_of
 from chunkcast.training.frames.frame_files import FrameSettings, Shard, read_settings, write_manifest, write_shard
 from chunkcast.training.frames.replay import compressed
 
 IMAGES = "observation.images."
+LOCK = "decoding.lock"
 SHARD_EPISODES = 50
 COLOURS = 3
 MOST_PIXELS = 8192
@@ -37,7 +41,9 @@ def decode_frames(
     size: int,
     on_episode: Callable[[], None] = lambda: None,
 ) -> None:
-    """Decode the videos of ``views`` into ``into/frames``; nothing where that was done before.
+    """Decode the videos of ``views`` into ``into/frames``; nothing where that was done before, of the same videos.
+
+    Another process that decodes them too is waited for.
 
     Args:
         folder: of the LeRobotDataset.
@@ -51,24 +57,33 @@ def decode_frames(
         DemonstrationsError: a view has no video, a video lacks pictures, or they are of other episodes than the rows.
     """
     try:
-        _decode(folder, demonstrations, into, views, size, on_episode)
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        cameras = _cameras(folder, info, views, size)
+        settings = FrameSettings(demonstrations.sha256, cameras, 1, QUALITY, _videos_sha256(folder, views))
+        if _decoded(into, settings):
+            return
+        into.mkdir(parents=True, exist_ok=True)
+        with (into / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            if not _decoded(into, settings):
+                _decode(folder, info, demonstrations, into, settings, on_episode)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DemonstrationsError(f"{folder} does not say what its pictures are ({error!r})") from None
 
 
+def _decoded(into: Path, settings: FrameSettings) -> bool:
+    found = read_settings(into)
+    return found is not None and found[0] == settings and found[2]
+
+
 def _decode(
     folder: Path,
+    info: dict[str, Any],
     demonstrations: Demonstrations,
     into: Path,
-    views: Sequence[str],
-    size: int,
+    settings: FrameSettings,
     on_episode: Callable[[], None],
 ) -> None:
-    info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    settings = FrameSettings(demonstrations.sha256, _cameras(folder, info, views, size), 1, QUALITY)
-    found = read_settings(into)
-    if found and found[0] == settings and found[2]:
-        return
     write_manifest(into, settings, [], complete=False)
     bounds = np.searchsorted(demonstrations.episode_index, np.arange(len(demonstrations.episode_tasks) + 1))
     shards: list[Shard] = []
@@ -134,6 +149,21 @@ def _cameras(folder: Path, info: dict[str, Any], views: Sequence[str], size: int
     return tuple(cameras)
 
 
+def _videos_sha256(folder: Path, views: Sequence[str]) -> str:
+    """Of everything that the pictures are made of beside the rows: the videos, and which part of them is an episode."""
+    digest = hashlib.sha256()
+    videos = [file for view in views for file in (folder / "videos" / f"{IMAGES}{view}").glob("*/*.mp4")]
+    for file in sorted([*videos, *(folder / EPISODES).glob("*/*.parquet")]):
+        if not file.is_file() or not _within(file, folder):
+            continue  # refused where it is needed
+        digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def _episodes(folder: Path, info: dict[str, Any], cameras: Sequence[Camera]) -> Iterator[list[dict[str, bytes]]]:
     """The compressed pictures of lerobot's episodes, in order."""
     import pyarrow as pa
@@ -180,7 +210,7 @@ class _Pictures:
         """``length`` pictures from the time ``begin`` on, compressed."""
         place = VIDEO_PATH.format(video_key=IMAGES + self._camera.view, chunk_index=chunk, file_index=file)
         path = self._folder / place
-        if not path.resolve().is_relative_to(self._folder.resolve()):
+        if not _within(path, self._folder):
             raise DemonstrationsError(f"{path} leads out of the data set's folder; copy it there")
         if path != self._file:
             self._file, self._read, self._next = path, read_pictures(path, *self._shape), 0
