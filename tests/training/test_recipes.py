@@ -30,7 +30,7 @@ from chunkcast.training.export.policy_graph import (
     STATE_INPUT,
 )
 from chunkcast.training.history import read_history
-from chunkcast.training.language.instructions import task_names
+from chunkcast.training.language.instructions import EncoderIdentity, task_names
 from chunkcast.training.loss import DenoisingLoss
 from chunkcast.training.presets import PRESETS, config_of
 from chunkcast.training.state_differences import previous_of
@@ -173,8 +173,15 @@ def test_a_bundle_or_a_run_is_trained_on(small_config: TrainConfig, small_run: P
         train_command(replace(config, denoiser="unet", blocks=1, start_from=tmp_path / "bundle"))
     with pytest.raises(CheckpointError, match=r"was trained for .*'sample', 100.*, the new network is for .*'epsilon'"):
         train_command(replace(config, prediction_type="epsilon"))
-    with pytest.raises(CheckpointError, match=r"is told its tasks by .*drawer-close-v3"):
+    with pytest.raises(
+        CheckpointError, match=r"knows drawer-close-v3, pick-place-v3, which no demonstrations here are"
+    ):
         start_from(trainer.policy, task_names(("other", "tasks")), tmp_path / "bundle", LAST_CHECKPOINT)
+    in_sentences = replace(trainer.instructions, encoder=EncoderIdentity("of sentences", "its-sha256"))
+    with pytest.raises(
+        CheckpointError, match=r"is told its tasks by .*drawer-close-v3.*, the new network by .*its-sha"
+    ):
+        start_from(trainer.policy, in_sentences, tmp_path / "bundle", LAST_CHECKPOINT)
     graph = tmp_path / "bundle" / "policy.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
     with pytest.raises(CheckpointError, match=r"not the one that policy\.json names"):
