@@ -106,8 +106,8 @@ def serve_on_ray(config: ServeConfig) -> None:
         )
         if APPLICATION in serve.status().applications:
             raise BadFlag(
-                f"--ray-address {config.ray_address}: another chunkcast-serve serves there already; end that first, or "
-                "serve on another cluster"
+                f"--ray-address {config.ray_address}: another chunkcast-serve serves there already; end that first "
+                "(where it was killed, what it left ends with serve shutdown), or serve on another cluster"
             )
         deployed = True
         serve.run(deployment(config), name=APPLICATION, route_prefix="/")
