@@ -1,9 +1,9 @@
 """Time to 90 % on the six tasks: this trainer beside lerobot's own Diffusion Policy trainer, same demonstrations.
 
 ``python -m benchmarks.peers.lerobot_training`` (``make peers-training``) trains here until the schedule ends, plays the
-policy through the server, and then gives lerobot ten times as long and plays what came of it, with its own network,
-which is for GPUs, or also with that narrowed to a size like this project's. Its schedule ends with its time: as many
-steps are asked for as fit, after a few that are timed. Writes docs/results/peers-training.json.
+policy through the server, and then gives lerobot ten times as long and plays what came of it: with its own network,
+which is for GPUs, and with ``--narrowed`` also with that narrowed to a size like this project's. Its schedule ends with
+its time: as many steps are asked for as fit, after a few that are timed. Writes docs/results/peers-training.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
@@ -81,10 +80,6 @@ class TrainingPeersConfig:
     """DDIM steps of its policy."""
     narrowed: bool = False
     """Beside its own network, one narrowed to a size like this project's: as long again."""
-    keep: Path | None = None
-    """Folder for lerobot's checkpoints, to be played again."""
-    play_kept: bool = False
-    """Train nothing: play what is in --keep, and correct --json."""
     seed: int = 1_000_000
     """The first episode's."""
     json: Path = Path("docs/results/peers-training.json")
@@ -214,10 +209,6 @@ def _play_lerobot(config: TrainingPeersConfig, peer: Peer, checkpoint: Path, con
     }
 
 
-def _name(peer: Peer) -> str:
-    return f"lerobot 0.4.4 diffusion, {peer.name}"
-
-
 def _trained(config: TrainingPeersConfig, console: Console) -> dict[str, Any]:
     """Both trainers' work, played."""
     with tempfile.TemporaryDirectory() as folder:
@@ -231,28 +222,16 @@ def _trained(config: TrainingPeersConfig, console: Console) -> dict[str, Any]:
             with console.status(f"lerobot, {peer.name}, trains for {seconds:.0f} s"):
                 trained = _train_lerobot(config, peer, root, out, seconds)
             checkpoint = (out / "checkpoints/last").resolve() / "pretrained_model"
-            if config.keep:
-                shutil.copytree(checkpoint, config.keep / out.name)
-            report[_name(peer)] = trained | _play_lerobot(config, peer, checkpoint, console)
-            console.print(report[_name(peer)])
-    return report
-
-
-def _played_again(config: TrainingPeersConfig, console: Console) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(config.json.read_text())
-    for peer in PEERS:
-        if config.keep and _name(peer) in report:
-            checkpoint = config.keep / f"lerobot-{peer.name.replace(' ', '-')}"
-            report[_name(peer)] |= _play_lerobot(config, peer, checkpoint, console)
-            console.print(report[_name(peer)])
+            name = f"lerobot 0.4.4 diffusion, {peer.name}"
+            report[name] = trained | _play_lerobot(config, peer, checkpoint, console)
+            console.print(report[name])
     return report
 
 
 def main(config: TrainingPeersConfig) -> None:
     """Train, play, compare, write."""
-    console = Console()
-    report = _played_again(config, console) if config.play_kept else _trained(config, console)
-    report |= {
+    report: dict[str, Any] = {
+        **_trained(config, Console()),
         "command": shlex.join(["python", "-m", "benchmarks.peers.lerobot_training", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }

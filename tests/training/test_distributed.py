@@ -130,8 +130,7 @@ def test_another_number_of_processes_is_noticed(shared_run: Path, small_config: 
     trainer = Trainer(config, demonstrations, torch.device("cpu"), False)
     assert not trainer.goes_on_as_it_began
     # And by those who go on with what it wrote, with as many processes as the run was begun by.
-    two, shared = Processes(count=2), {"shares_memory": True}
-    assert gone_on({"processes": two.count, **shared}, trainer.run_facts)[ROUNDED_OTHERWISE]
+    assert gone_on({"processes": 2, "shares_memory": True}, trainer.run_facts)[ROUNDED_OTHERWISE]
 
 
 STOP_AFTER_TWO = """

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,8 +50,11 @@ def run_command(
 
     ``default`` makes the ``config`` whose values hold where no flag says otherwise; ``extra`` brings what it imports;
     ``arguments`` are those of the command line where nothing is said.
-    Bad input becomes one line and exit code 2, Ctrl-C exit code 130.
+    Bad input becomes one line and exit code 2, Ctrl-C exit code 130; so does a supervisor's SIGTERM, which thus ends
+    what was started. Of torchrun's processes only the first starts any, and the others end at once.
     """
+    if os.environ.get("RANK", "0") == "0":
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import tyro
 

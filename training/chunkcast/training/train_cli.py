@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -29,9 +28,6 @@ COMPILERS = ("g++", "clang++", "c++")
 
 def main() -> None:
     """Console script."""
-    # A supervisor's SIGTERM ends what was started just as Ctrl-C does; of several processes only the first starts any.
-    if os.environ.get("RANK", "0") == "0":
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_command(TrainConfig, train_command, default=lambda: default_settings(sys.argv[1:]))
 
 

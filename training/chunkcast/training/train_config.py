@@ -176,8 +176,8 @@ class TrainConfig:
     device: str = "auto"
     """auto takes CUDA where there is one; otherwise a torch device such as cpu or cuda:1."""
     compile: bool = False
-    """Compile the loss (torch.compile): it takes half a minute or more and needs a C++ compiler. On a CPU steps of
-    some networks become a little faster, the U-Net's slower: measure (make compiled). Losses differ by rounding."""
+    """Compile the loss (torch.compile): it takes half a minute or more and needs a C++ compiler. On a CPU it gains
+    little or nothing: measure (make compiled). Losses differ by rounding."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint; the result equals an uninterrupted run."""
 

@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import shlex
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +107,6 @@ def run_health(command: Command) -> None:
         TrainingError: bad input.
         SystemExit: with 1 if ``check`` finds an error.
     """
-    # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # diffusers announces that optional packages (a GPU's) are absent.
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     match command:

@@ -63,8 +63,6 @@ class SweepConfig:
 
 def main() -> None:
     """Console script."""
-    # A supervisor's SIGTERM ends what was started just as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:]
     end = arguments.index(SEPARATOR) if SEPARATOR in arguments else len(arguments)
     train = arguments[end + 1 :]
